@@ -1,0 +1,2 @@
+//! One function per system call the rest of ringtun needs: the unsafe edge towards the kernel.
+#![allow(unsafe_code)]

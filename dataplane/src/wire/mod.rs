@@ -1,0 +1,1 @@
+//! What goes on the wire: encapsulations, pure functions of bytes.
