@@ -1,1 +1,2 @@
 //! control
+pub mod status;

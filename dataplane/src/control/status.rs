@@ -1,0 +1,151 @@
+//! The live state of one engine as its control socket tells it: versioned JSON.
+//!
+//! One request line (`status`), one response line. Fields are only ever added within a version;
+//! a reader ignores what it does not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this schema.
+pub const VERSION: u32 = 1;
+
+/// The whole answer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// [`VERSION`] of the writer.
+    pub version: u32,
+    /// The interface's name now.
+    pub name: String,
+    /// The engine's process.
+    pub pid: u32,
+    /// Milliseconds since the engine started.
+    pub uptime_ms: u64,
+    /// `plain`; later `wireguard`, `vxlan`.
+    pub encap: String,
+    /// The tun device's MTU in bytes.
+    pub mtu: u32,
+    /// The tun device's `gso_max_size` in bytes; 0 when the kernel would not take one.
+    pub gso_max_size: u32,
+    /// The tun device's transmit queue length in packets.
+    pub tx_queue_len: u32,
+    /// Bound UDP addresses.
+    pub listen: Vec<String>,
+    /// The peer's endpoint.
+    pub peer: Option<String>,
+    /// Which I/O backend moves the packets, and why that one.
+    pub backend: Backend,
+    /// Offloads in use.
+    pub offloads: Offloads,
+    /// UDP socket buffers as the kernel granted them, in bytes (one socket).
+    pub socket_buffers: SocketBuffers,
+    /// One entry a worker.
+    pub workers: Vec<Worker>,
+    /// Packets that the kernel dropped before or after us.
+    pub kernel_drops: KernelDrops,
+    /// CPU time of this process so far (all threads), in microseconds.
+    pub cpu: Cpu,
+    /// Resident memory of this process, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The I/O backend in use.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backend {
+    /// `uring` or `mmsg`.
+    pub name: String,
+    /// Why this one, in words.
+    pub reason: String,
+    /// `multishot`, `single-shot` (uring) or `read` (mmsg).
+    pub tun_read: String,
+}
+
+/// Offloads in use.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offloads {
+    /// The tun hands over TCP super-packets.
+    pub tun_tso: bool,
+    /// The tun hands over UDP super-packets.
+    pub tun_uso: bool,
+    /// `on`, `off`, or `refused: …` with the reason.
+    pub udp_gso: String,
+    /// The UDP socket delivers coalesced datagrams.
+    pub udp_gro: bool,
+    /// Received segments are merged before the tun write.
+    pub tun_gro: bool,
+}
+
+/// Granted socket buffers, in bytes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SocketBuffers {
+    /// Asked for, each way.
+    pub wanted_bytes: u64,
+    /// SO_RCVBUF as granted.
+    pub receive_bytes: u64,
+    /// SO_SNDBUF as granted.
+    pub send_bytes: u64,
+}
+
+/// One direction of one worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Direction {
+    /// Wire packets handed on.
+    pub packets: u64,
+    /// Bytes of the inner IP packets.
+    pub bytes: u64,
+    /// Items the kernel delivered (tun reads, UDP receives).
+    pub reads: u64,
+    /// Items handed to the kernel (UDP sends, tun writes).
+    pub writes: u64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    /// 0, 1, 2 …
+    pub id: u32,
+    /// The core it is pinned to.
+    pub cpu: Option<u32>,
+    /// tun → wire.
+    pub outbound: Direction,
+    /// wire → tun.
+    pub inbound: Direction,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// Segments passed on with a wrong inner checksum.
+    pub bad_checksums: u64,
+    /// Receives that ran out of buffers.
+    pub receive_starved: u64,
+    /// Sends repeated unsegmented.
+    pub gso_refused: u64,
+    /// Dropped packets by reason (`worker::counters::DropReason::name`); zero ones left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Drops by the kernel at our edges.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelDrops {
+    /// The tun's queue was full: packets sent into the tunnel faster than it carries them.
+    pub tun_queue_full: u64,
+    /// The UDP receive buffers were full.
+    pub socket_buffer_full: u64,
+}
+
+/// CPU time in microseconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cpu {
+    /// In user mode.
+    pub user_us: u64,
+    /// In the kernel.
+    pub system_us: u64,
+}

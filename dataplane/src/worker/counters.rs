@@ -1,0 +1,130 @@
+//! What a worker counts. Written by its one worker, read by anyone, never locked.
+//!
+//! Every packet that enters a worker ends in `packets` of its direction or under one
+//! [`DropReason`]; `docs`, `show` and the metrics all take their names from here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A figure that one thread adds to and others read: a plain load and store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The figure now.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! drop_reasons {
+    ($($variant:ident, $name:literal, $text:literal;)*) => {
+        /// Why a packet was not forwarded.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum DropReason { $(#[doc = $text] $variant),* }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The reason's name in JSON and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The reason in words, with what to do about it where something can be done.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    TunMalformed, "tun_malformed", "outbound: the tun delivered a frame that is no valid IP packet";
+    SendSlotsBusy, "send_slots_busy", "outbound: every send buffer is in flight, the network is slower than the tunnel";
+    SendUnreachable, "send_unreachable", "outbound: no route to the peer's endpoint";
+    SendDenied, "send_denied", "outbound: a firewall rule on this host refused the send";
+    SendTooBig, "send_too_big", "outbound: a single datagram exceeds what the path takes, lower the MTU";
+    SendNoBuffers, "send_no_buffers", "outbound: the kernel had no room in the device's queue";
+    SendFailed, "send_failed", "outbound: the send failed for another reason";
+    UnknownSource, "unknown_source", "inbound: the datagram does not come from the configured peer";
+    NotIp, "not_ip", "inbound: the payload is neither an IPv4 nor an IPv6 packet";
+    LengthMismatch, "length_mismatch", "inbound: the packet claims more bytes than the datagram holds";
+    Truncated, "truncated", "inbound: the kernel truncated the datagram or its control data";
+    WriteSlotsBusy, "write_slots_busy", "inbound: every tun write is in flight";
+    TunDown, "tun_down", "inbound: the tun device is down";
+    TunRejected, "tun_rejected", "inbound: the tun device refused the packet";
+}
+
+/// One direction's figures.
+#[derive(Debug, Default)]
+pub struct Direction {
+    /// Packets as on the wire (segments, not super-packets) handed on.
+    pub packets: Count,
+    /// Their bytes, counted as inner IP packets.
+    pub bytes: Count,
+    /// Tun reads (outbound) or UDP receives (inbound): what the kernel delivered as one item.
+    pub reads: Count,
+    /// UDP sends (outbound) or tun writes (inbound): what was handed to the kernel as one item.
+    pub writes: Count,
+}
+
+/// Everything one worker counts.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Counters {
+    /// tun → wire.
+    pub outbound: Direction,
+    /// wire → tun.
+    pub inbound: Direction,
+    /// Turns of the worker's loop, each one system call at least.
+    pub turns: Count,
+    /// Times the worker went to sleep.
+    pub sleeps: Count,
+    /// Segments that arrived with a wrong inner checksum and were passed on unchanged.
+    pub bad_checksums: Count,
+    /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
+    pub receive_starved: Count,
+    /// Sends repeated unsegmented after the path refused `UDP_SEGMENT`.
+    pub gso_refused: Count,
+    drops: [Count; DropReason::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            outbound: Direction::default(),
+            inbound: Direction::default(),
+            turns: Count::default(),
+            sleeps: Count::default(),
+            bad_checksums: Count::default(),
+            receive_starved: Count::default(),
+            gso_refused: Count::default(),
+            drops: std::array::from_fn(|_| Count::default()),
+        }
+    }
+}
+
+impl Counters {
+    /// Counts `packets` dropped for `reason`.
+    #[inline]
+    pub fn drop(&self, reason: DropReason, packets: u64) {
+        self.drops[reason as usize].add(packets);
+    }
+
+    /// Packets dropped so far for `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
