@@ -1,1 +1,152 @@
-//! io
+//! Moving batches between the kernel and a worker: one interface, two backends.
+//!
+//! In the order in which a packet meets them: a [`Backend`] delivers what the kernel has to a
+//! [`Handler`] (the worker's packet path), which hands results back through [`Transmit`].
+//!
+//! - [`uring`]: multishot reads and receives into lent slots, linked sends, gathered writes;
+//! - [`mmsg`]: the same over epoll, `recvmmsg` and `sendmmsg`, for kernels or containers that
+//!   have no io_uring;
+//! - [`outbox`]: what becomes of a send, shared by both; [`gso`]: paths that refuse segmentation.
+
+pub mod counters;
+pub mod gso;
+pub mod mmsg;
+pub mod outbox;
+pub mod uring;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use crate::packet::merge::Piece;
+use crate::ring::memory::Slot;
+use crate::ring::receive::Arrival;
+pub use crate::ring::sends::Datagrams;
+
+/// Slots for tun frames, per worker.
+pub const FRAME_SLOTS: u16 = 128;
+/// Slots for received datagrams, per socket.
+pub const RECEIVE_SLOTS: u16 = 128;
+/// Slots for outgoing datagrams, per worker.
+pub const SEND_SLOTS: u16 = 64;
+/// Bytes of queued sends and writes after which a backend hands them to the kernel without
+/// waiting for the end of the turn: beyond it they only push each other out of the cache.
+pub const FLUSH_BYTES: usize = 256 * 1024;
+
+/// The files one worker moves packets between, by index: every tun queue, then its sockets, then
+/// its wake-up event.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// All queues of the device: a worker reads its own and may write to any (see
+    /// `worker::steering`).
+    pub queues: Vec<Arc<OwnedFd>>,
+    /// Which of them is this worker's.
+    pub queue: u16,
+    /// UDP sockets, at most one an address family.
+    pub sockets: Vec<Arc<OwnedFd>>,
+    /// Signalled to wake the worker.
+    pub wake: Arc<OwnedFd>,
+}
+
+impl Files {
+    fn socket_index(&self, socket: usize) -> u16 {
+        u16::try_from(self.queues.len() + socket).unwrap_or(u16::MAX)
+    }
+
+    fn wake_index(&self) -> u16 {
+        self.socket_index(self.sockets.len())
+    }
+
+    /// The file with this index.
+    fn get(&self, index: u16) -> BorrowedFd<'_> {
+        let index = usize::from(index);
+        let sockets = index.wrapping_sub(self.queues.len());
+        self.queues.get(index).or_else(|| self.sockets.get(sockets)).unwrap_or(&self.wake).as_fd()
+    }
+
+    /// Which socket reaches `to`: sockets are in the order of `families`.
+    fn socket_for(&self, to: SocketAddr) -> usize {
+        usize::from(self.sockets.len() > 1 && to.is_ipv6())
+    }
+
+    fn raw(&self) -> Vec<RawFd> {
+        use std::os::fd::AsRawFd;
+        let files = self.queues.iter().chain(&self.sockets).chain([&self.wake]);
+        files.map(|file| file.as_raw_fd()).collect()
+    }
+}
+
+/// Datagrams of one receive: `arrival.len` bytes, cut every `arrival.segment_len`.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// The payload.
+    pub bytes: &'a [u8],
+    /// The receive slot it lies in …
+    pub slot: u16,
+    /// … and where in the slot.
+    pub offset: u32,
+    /// Sender and coalescing.
+    pub arrival: Arrival,
+}
+
+/// A worker's packet path, as a backend sees it.
+pub trait Handler {
+    /// A frame from the tun, virtio header first.
+    fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit);
+    /// Datagrams from the wire. Their slot stays valid until [`end_of_turn`](Self::end_of_turn)
+    /// returns and every write that points into it is done.
+    fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit);
+    /// Nothing more comes in this turn: whatever is held back goes out now.
+    fn end_of_turn(&mut self, tx: &mut impl Transmit);
+}
+
+/// The way out of a worker's packet path.
+pub trait Transmit {
+    /// An empty send slot; `None` when all are in flight.
+    fn send_slot(&mut self) -> Option<Slot>;
+    /// Sends the datagrams at the start of `slot`.
+    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize);
+    /// Writes `head` and `pieces` to the tun queue with index `queue` as one frame that carries
+    /// `packets` wire packets of `bytes` bytes.
+    fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32);
+    /// Whether the tun has refused a merged frame: merging must stop.
+    fn merge_refused(&self) -> bool;
+}
+
+/// What moves the packets.
+pub trait Backend {
+    /// Hands out what is queued, waits for something to happen, and passes all of it on.
+    ///
+    /// # Errors
+    /// [`IoError`] when this worker cannot go on.
+    fn turn(&mut self, handler: &mut impl Handler) -> Result<(), IoError>;
+}
+
+/// Why a worker cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// The tun device no longer exists.
+    #[error("the tun device is gone (its queue answers: {0})")]
+    DeviceGone(io::Error),
+    /// Something that should not fail did.
+    #[error("{what} failed: {error}")]
+    Failed {
+        /// The operation.
+        what: &'static str,
+        /// Its error.
+        error: io::Error,
+    },
+}
+
+impl IoError {
+    fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Failed { what, error }
+    }
+}
+
+/// Whether a tun read's error says that the device was deleted (drivers/net/tun.c: a detached
+/// queue answers EBADFD).
+fn device_gone(errno: i32) -> bool {
+    errno == libc::EBADFD || errno == libc::ENODEV
+}

@@ -1,2 +1,13 @@
 //! One function per system call the rest of ringtun needs: the unsafe edge towards the kernel.
 #![allow(unsafe_code)]
+
+pub mod epoll;
+pub mod event;
+pub mod tun;
+
+use std::io;
+
+/// Turns a libc return value into a result.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,291 @@
+//! The backend without io_uring: epoll, `recvmmsg`, `sendmmsg`, one `read` or `writev` a frame.
+//!
+//! Same slots, same offloads, same results as [`super::uring`]; sends of one `sendmmsg` stop at
+//! the first that fails, so order is kept as there. While the socket is full, the tun is not
+//! read, and its own queue drops what is too much.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+
+use super::counters::{Counters, DropReason};
+use super::outbox::{Notice, Outbox, Settled};
+use super::{
+    Backend, Datagrams, FLUSH_BYTES, Files, Handler, IoError, Received, SEND_SLOTS, Transmit,
+    device_gone,
+};
+use crate::packet::merge::Piece;
+use crate::ring::memory::{Pool, Slot};
+use crate::ring::receive::{PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN};
+use crate::ring::receive_batch::ReceiveBatch;
+use crate::ring::sends::SendQueue;
+use crate::ring::writes::WritePool;
+use crate::sys;
+use crate::sys::epoll::Epoll;
+
+/// Frames read from the tun in one turn at most.
+const FRAMES_PER_TURN: usize = 64;
+/// Receives of one socket in one turn at most.
+const RECEIVES_PER_TURN: u16 = 64;
+
+/// The backend.
+pub struct Mmsg {
+    tx: Tx,
+    epoll: Epoll,
+    frame: Slot,
+    /// Receive slots no datagram lies in.
+    idle: Vec<Slot>,
+    /// Receive slots whose datagrams were handed to the worker in this turn.
+    turn_slots: Vec<Slot>,
+    batch: ReceiveBatch,
+    /// Files that had more than one turn takes.
+    more: bool,
+    watching_writable: bool,
+}
+
+/// The half that the worker's packet path transmits through.
+struct Tx {
+    files: Files,
+    sends: SendQueue,
+    writes: WritePool,
+    outbox: Outbox,
+    counters: Arc<Counters>,
+    notices: Sender<Notice>,
+    queued_bytes: usize,
+    blocked: bool,
+    merge_refused: bool,
+    fatal: Option<i32>,
+}
+
+impl Mmsg {
+    /// Sets up the backend.
+    ///
+    /// # Errors
+    /// The kernel's: no memory or no descriptors.
+    pub fn new(
+        files: Files,
+        gso: bool,
+        counters: Arc<Counters>,
+        notices: Sender<Notice>,
+    ) -> std::io::Result<Self> {
+        let (_, mut frames) = Pool::new(1, TUN_SLOT_LEN)?;
+        let frame = frames.pop().ok_or(ErrorKind::OutOfMemory)?;
+        let (received, idle) = Pool::new(RECEIVES_PER_TURN * 2, RECEIVE_SLOT_LEN)?;
+        let (_, send_slots) = Pool::new(SEND_SLOTS, SEND_SLOT_LEN)?;
+        let epoll = Epoll::new()?;
+        epoll.watch(files.get(files.queue), files.queue, false)?;
+        for index in (0..files.sockets.len()).map(|socket| files.socket_index(socket)) {
+            epoll.watch(files.get(index), index, false)?;
+        }
+        epoll.watch(files.get(files.wake_index()), files.wake_index(), false)?;
+        let outbox = Outbox::new(send_slots, gso, Arc::clone(&counters), notices.clone());
+        let tx = Tx {
+            files,
+            sends: SendQueue::new(),
+            writes: WritePool::new(received),
+            outbox,
+            counters,
+            notices,
+            queued_bytes: 0,
+            blocked: false,
+            merge_refused: false,
+            fatal: None,
+        };
+        let turn_slots = Vec::with_capacity(idle.len());
+        let batch = ReceiveBatch::new(usize::from(RECEIVES_PER_TURN));
+        Ok(Self { tx, epoll, frame, idle, turn_slots, batch, more: false, watching_writable: false })
+    }
+
+    /// Waits; returns the bits (1 << index) of the files that are ready.
+    fn wait(&mut self) -> Result<u64, IoError> {
+        let tx = &self.tx;
+        if tx.blocked != self.watching_writable {
+            self.watching_writable = tx.blocked;
+            for index in (0..tx.files.sockets.len()).map(|socket| tx.files.socket_index(socket)) {
+                self.epoll
+                    .change(tx.files.get(index), index, true, tx.blocked)
+                    .map_err(IoError::failed("epoll_ctl"))?;
+            }
+            let queue = tx.files.queue;
+            self.epoll
+                .change(tx.files.get(queue), queue, !tx.blocked, false)
+                .map_err(IoError::failed("epoll_ctl"))?;
+        }
+        tx.counters.turns.add(1);
+        tx.counters.sleeps.add(u64::from(!self.more));
+        let events = self.epoll.wait(!self.more).map_err(IoError::failed("epoll_wait"))?;
+        let mut ready = 0;
+        let mut writable = false;
+        for (index, bits) in events {
+            ready |= 1u64 << (index % 64);
+            writable |= bits & libc::EPOLLOUT.cast_unsigned() != 0;
+        }
+        if writable {
+            self.tx.blocked = false;
+        }
+        Ok(ready)
+    }
+
+    fn read_frames(&mut self, handler: &mut impl Handler) {
+        for _ in 0..FRAMES_PER_TURN {
+            if self.tx.blocked {
+                return;
+            }
+            match sys::tun::read(self.tx.files.get(self.tx.files.queue), &mut self.frame) {
+                Ok(len) => {
+                    self.tx.counters.outbound.reads.add(1);
+                    handler.frame(self.frame.get(..len).unwrap_or_default(), &mut self.tx);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.tx.fatal = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                    return;
+                }
+            }
+        }
+        self.more = true;
+    }
+
+    fn receive(&mut self, socket: u16, handler: &mut impl Handler) {
+        let count = match self.batch.receive(self.tx.files.get(socket), &mut self.idle) {
+            Ok(count) => count,
+            // ICMP errors of earlier sends surface here; the datagrams behind them still come.
+            Err(error) => {
+                self.more |= error.kind() != ErrorKind::WouldBlock;
+                return;
+            }
+        };
+        self.more |= count == usize::from(RECEIVES_PER_TURN);
+        for i in 0..count {
+            let Some(slot) = self.idle.pop() else { return };
+            self.tx.counters.inbound.reads.add(1);
+            if let Some(arrival) = self.batch.arrival(i) {
+                let payload = slot.get(PAYLOAD_OFFSET..).and_then(|p| p.get(..arrival.len));
+                let received = Received {
+                    bytes: payload.unwrap_or_default(),
+                    slot: slot.index(),
+                    offset: PAYLOAD_OFFSET as u32,
+                    arrival,
+                };
+                handler.datagrams(received, &mut self.tx);
+            } else {
+                self.tx.counters.drop(DropReason::Truncated, 1);
+            }
+            self.turn_slots.push(slot);
+        }
+    }
+}
+
+impl Backend for Mmsg {
+    fn turn(&mut self, handler: &mut impl Handler) -> Result<(), IoError> {
+        let mut ready = self.wait()?;
+        if std::mem::take(&mut self.more) {
+            // Level-triggered events come again; what was cut short is among them.
+            ready |= 1 << (self.tx.files.queue % 64);
+        }
+        let has = |index: u16| ready & 1 << (index % 64) != 0;
+        for socket in 0..self.tx.files.sockets.len() {
+            let index = self.tx.files.socket_index(socket);
+            if has(index) {
+                self.receive(index, handler);
+            }
+        }
+        if has(self.tx.files.queue) {
+            self.read_frames(handler);
+        }
+        handler.end_of_turn(&mut self.tx);
+        self.tx.flush();
+        self.idle.append(&mut self.turn_slots);
+        if has(self.tx.files.wake_index()) {
+            sys::event::clear(&self.tx.files.wake);
+        }
+        match self.tx.fatal {
+            Some(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                Err(if device_gone(errno) {
+                    IoError::DeviceGone(error)
+                } else {
+                    IoError::Failed { what: "reading or writing the tun", error }
+                })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Tx {
+    fn flush(&mut self) {
+        self.queued_bytes = 0;
+        while !self.blocked
+            && let Some(front) = self.sends.get(0)
+        {
+            let socket = self.files.get(front.socket);
+            let (taken, result) = match self.sends.send_run(socket) {
+                Ok(count) => (count, 0),
+                Err(error) => (1, -error.raw_os_error().unwrap_or(libc::EIO)),
+            };
+            for _ in 0..taken {
+                if self.outbox.settle(&mut self.sends, result, socket) == Settled::Blocked {
+                    self.blocked = true;
+                }
+            }
+        }
+    }
+
+    fn write_failed(&mut self, errno: i32, packets: u32) {
+        if errno == libc::EIO {
+            self.counters.drop(DropReason::TunDown, packets.into());
+            return;
+        }
+        self.counters.drop(DropReason::TunRejected, packets.into());
+        if device_gone(errno) {
+            self.fatal = Some(errno);
+        } else if packets > 1 && !self.merge_refused {
+            self.merge_refused = true;
+            let _ = self.notices.try_send(Notice::MergeRefused { errno });
+        }
+    }
+}
+
+impl Transmit for Tx {
+    fn send_slot(&mut self) -> Option<Slot> {
+        if self.queued_bytes >= FLUSH_BYTES || self.outbox.free_count() == 0 {
+            self.flush();
+        }
+        self.outbox.take()
+    }
+
+    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
+        let socket = self.files.socket_index(self.files.socket_for(to));
+        self.queued_bytes += len;
+        if self.sends.room() < len.div_ceil(segment_len.max(1)) {
+            self.flush();
+        }
+        self.outbox.queue(&mut self.sends, slot, Datagrams { socket, to, len, segment_len });
+    }
+
+    fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {
+        let stretches = pieces.iter().map(|piece| (piece.slot, piece.offset, piece.len));
+        let Some(index) = self.writes.prepare(head, stretches, packets, bytes) else {
+            self.counters.drop(DropReason::WriteSlotsBusy, packets.into());
+            return;
+        };
+        match self.writes.write_now(index, self.files.get(queue)) {
+            Ok(_) => {
+                let inbound = &self.counters.inbound;
+                inbound.packets.add(packets.into());
+                inbound.bytes.add(bytes.into());
+                inbound.writes.add(1);
+            }
+            Err(error) => self.write_failed(error.raw_os_error().unwrap_or(0), packets),
+        }
+        self.writes.finish(index);
+    }
+
+    fn merge_refused(&self) -> bool {
+        self.merge_refused
+    }
+}

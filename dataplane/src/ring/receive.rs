@@ -1,0 +1,61 @@
+//! What a UDP receive slot holds, for both backends.
+//!
+//! ```text
+//! | io_uring_recvmsg_out 16 | name 32 | control 96 | payload up to 65,535 |
+//! ```
+//! Multishot recvmsg dictates the order (io_uring_recvmsg_out in linux/io_uring.h); the mmsg
+//! backend uses the same places, so that what follows need not know which one ran.
+
+use std::net::SocketAddr;
+
+use io_uring::types::RecvMsgOut;
+
+use super::address::{CONTROL_LEN, NAME_LEN, decode_name, decode_segment};
+
+const OUT_LEN: usize = 16;
+/// Where the payload starts in a receive slot.
+pub const PAYLOAD_OFFSET: usize = OUT_LEN + NAME_LEN + CONTROL_LEN;
+/// Bytes of one receive slot: any UDP payload fits. An odd number of cache lines, so that the
+/// starts of slots do not all fall into the same cache sets.
+pub const RECEIVE_SLOT_LEN: usize = 1029 * 64;
+const _: () = assert!(RECEIVE_SLOT_LEN >= PAYLOAD_OFFSET + 65_535);
+/// Bytes of one tun read slot: virtio header and the largest IP packet; a smaller buffer would
+/// truncate silently (drivers/net/tun.c, tun_put_user).
+pub const TUN_SLOT_LEN: usize = 1025 * 64;
+const _: () = assert!(TUN_SLOT_LEN >= 10 + 65_535);
+/// Bytes of one send slot: the largest UDP payload over IPv4 is 65,507.
+pub const SEND_SLOT_LEN: usize = 1025 * 64;
+
+/// One receive: where its bytes lie in the slot, who sent it, how the kernel coalesced it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The sender.
+    pub from: SocketAddr,
+    /// Bytes of payload.
+    pub len: usize,
+    /// Bytes of each coalesced datagram but the last (UDP_GRO); `len` when there is just one.
+    pub segment_len: usize,
+    /// The kernel had more than fitted.
+    pub truncated: bool,
+}
+
+/// The message header that multishot recvmsg copies its field lengths from.
+pub(super) fn template() -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_namelen = NAME_LEN as u32;
+    header.msg_controllen = CONTROL_LEN;
+    header
+}
+
+/// Reads what a multishot receive left in `slot`; `None` when it is no UDP datagram of ours.
+pub(super) fn parse(slot: &[u8], template: &libc::msghdr) -> Option<Arrival> {
+    let out = RecvMsgOut::parse(slot, template).ok()?;
+    let len = out.payload_data().len();
+    Some(Arrival {
+        from: decode_name(out.name_data())?,
+        len,
+        segment_len: decode_segment(out.control_data()).unwrap_or(len),
+        truncated: out.is_payload_truncated() || out.is_control_data_truncated(),
+    })
+}

@@ -1,0 +1,263 @@
+//! Sends waiting or in flight: a FIFO of message headers and the slots they point into.
+//!
+//! The io_uring backend points submissions at single headers, the mmsg backend hands a run of
+//! them to `sendmmsg`. Entries leave in order from the front only, and a slot is given back with
+//! the last entry that points into it: packets of a flow cannot overtake each other here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::address::{NAME_LEN, SEGMENT_CMSG_SPACE, encode_name, encode_segment};
+use super::memory::Slot;
+
+/// Sends queued at most. Power of two.
+pub const SENDS_MAX: usize = 1024;
+
+/// What one `sendmsg` carries: `len` bytes, cut by the kernel into `segment_len` datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams {
+    /// Index of the socket that sends.
+    pub socket: u16,
+    /// The peer's endpoint.
+    pub to: SocketAddr,
+    /// Bytes of all datagrams together.
+    pub len: usize,
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub segment_len: usize,
+}
+
+impl Datagrams {
+    /// How many datagrams that makes.
+    #[inline]
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.len.div_ceil(self.segment_len.max(1))
+    }
+}
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; SEGMENT_CMSG_SPACE]);
+
+struct Entry {
+    datagrams: Datagrams,
+    /// The offset of these datagrams in the slot.
+    offset: usize,
+    /// Present in the last entry that points into the slot.
+    slot: Option<Slot>,
+}
+
+/// The FIFO. All its memory is made in [`new`](Self::new) and does not move.
+pub struct SendQueue {
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[[u8; NAME_LEN]]>,
+    controls: Box<[Control]>,
+    entries: Box<[Option<Entry>]>,
+    head: usize,
+    tail: usize,
+}
+
+// SAFETY: the raw pointers inside point into the queue's own boxes and into slots it owns.
+unsafe impl Send for SendQueue {}
+
+impl Default for SendQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendQueue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new() -> Self {
+        // SAFETY: all-zero bytes are a valid mmsghdr (null pointers, zero lengths).
+        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Self {
+            headers: vec![header; SENDS_MAX].into(),
+            vectors: vec![vector; SENDS_MAX].into(),
+            names: vec![[0; NAME_LEN]; SENDS_MAX].into(),
+            controls: vec![Control([0; SEGMENT_CMSG_SPACE]); SENDS_MAX].into(),
+            entries: (0..SENDS_MAX).map(|_| None).collect(),
+            head: 0,
+            tail: 0,
+        }
+    }
+
+    /// Entries queued.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tail - self.head
+    }
+
+    /// Whether nothing is queued.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Entries that still fit.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> usize {
+        SENDS_MAX - self.len()
+    }
+
+    /// Queues `datagrams`, which lie at the start of `slot`: as one segmented send, or, when not
+    /// `segmented`, as one send for each datagram.
+    ///
+    /// # Errors
+    /// Gives the slot back when there is no room for all of them.
+    pub fn push(&mut self, slot: Slot, datagrams: Datagrams, segmented: bool) -> Result<(), Slot> {
+        let len = datagrams.len.min(slot.len());
+        let step = if segmented { len } else { datagrams.segment_len }.max(1);
+        if len.div_ceil(step) > self.room() {
+            return Err(slot);
+        }
+        let mut offset = 0;
+        while offset + step < len {
+            let part = Datagrams { len: step, ..datagrams };
+            self.push_entry(&slot, Entry { datagrams: part, offset, slot: None });
+            offset += step;
+        }
+        let last = Datagrams { len: len - offset, ..datagrams };
+        let index = self.push_entry(&slot, Entry { datagrams: last, offset, slot: None });
+        if let Some(entry) = &mut self.entries[index] {
+            entry.slot = Some(slot);
+        }
+        Ok(())
+    }
+
+    fn push_entry(&mut self, slot: &Slot, entry: Entry) -> usize {
+        let index = self.tail % SENDS_MAX;
+        let Datagrams { to, len, segment_len, .. } = entry.datagrams;
+        let name_len = encode_name(to, &mut self.names[index]);
+        self.vectors[index] = libc::iovec {
+            iov_base: slot.address().wrapping_add(entry.offset).cast(),
+            iov_len: len,
+        };
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_name = self.names[index].as_mut_ptr().cast();
+        header.msg_namelen = u32::try_from(name_len).unwrap_or(0);
+        header.msg_iov = &raw mut self.vectors[index];
+        header.msg_iovlen = 1;
+        // The kernel takes a one-segment UDP_SEGMENT too, but the plain path is shorter.
+        if len > segment_len {
+            encode_segment(
+                u16::try_from(segment_len).unwrap_or(u16::MAX),
+                &mut self.controls[index].0,
+            );
+            header.msg_control = self.controls[index].0.as_mut_ptr().cast();
+            header.msg_controllen = SEGMENT_CMSG_SPACE;
+        } else {
+            header.msg_control = std::ptr::null_mut();
+            header.msg_controllen = 0;
+        }
+        self.entries[index] = Some(entry);
+        self.tail += 1;
+        index
+    }
+
+    /// What the entry `position` places from the front carries.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, position: usize) -> Option<Datagrams> {
+        if position >= self.len() {
+            return None;
+        }
+        self.entries[(self.head + position) % SENDS_MAX].as_ref().map(|entry| entry.datagrams)
+    }
+
+    /// The header of the entry `position` places from the front, for a submission.
+    #[inline]
+    pub(super) fn header(&self, position: usize) -> Option<*const libc::msghdr> {
+        (position < self.len())
+            .then(|| &raw const self.headers[(self.head + position) % SENDS_MAX].msg_hdr)
+    }
+
+    /// Removes the front entry once it is sent or given up; the slot comes with its last one.
+    pub fn pop(&mut self) -> Option<(Datagrams, Option<Slot>)> {
+        if self.is_empty() {
+            return None;
+        }
+        let entry = self.entries[self.head % SENDS_MAX].take()?;
+        self.head += 1;
+        Some((entry.datagrams, entry.slot))
+    }
+
+    /// Sends the front entry's datagrams one by one without `UDP_SEGMENT`, now, telling `each` of
+    /// every one. For the rare moment in which a path refuses segmentation.
+    pub fn send_front_singly(
+        &self,
+        socket: BorrowedFd<'_>,
+        mut each: impl FnMut(usize, io::Result<usize>),
+    ) {
+        let Some(entry) = self.entries[self.head % SENDS_MAX].as_ref() else { return };
+        let Some(slot) = &entry.slot else { return };
+        let bytes = slot.get(entry.offset..).and_then(|s| s.get(..entry.datagrams.len));
+        let socket = socket2::SockRef::from(&socket);
+        for datagram in bytes.unwrap_or_default().chunks(entry.datagrams.segment_len.max(1)) {
+            each(datagram.len(), socket.send_to(datagram, &entry.datagrams.to.into()));
+        }
+    }
+
+    /// Hands the front entries, as many as lie in one run for one socket, to `sendmmsg`.
+    /// Returns how many the kernel took; the first one's error if it took none.
+    ///
+    /// # Errors
+    /// The kernel's for the front entry.
+    pub fn send_run(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let first = self.head % SENDS_MAX;
+        let run = self.len().min(SENDS_MAX - first);
+        let index = self.get(0).map_or(0, |datagrams| datagrams.socket);
+        let same = (0..run).take_while(|&i| self.get(i).is_some_and(|d| d.socket == index)).count();
+        // SAFETY: the headers first..first+same are queued entries: their names, vectors and
+        // control data live in our boxes, their bytes in slots we own.
+        let sent = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr().add(first),
+                u32::try_from(same).unwrap_or(0),
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::memory::Pool;
+    use super::*;
+
+    fn datagrams(len: usize, segment_len: usize) -> Datagrams {
+        Datagrams { socket: 0, to: "127.0.0.1:9".parse().unwrap(), len, segment_len }
+    }
+
+    #[test]
+    fn a_slot_comes_back_with_its_last_datagram() {
+        let (_pool, mut slots) = Pool::new(2, 4000).unwrap();
+        let mut queue = SendQueue::new();
+        queue.push(slots.pop().unwrap(), datagrams(2500, 1000), false).unwrap();
+        queue.push(slots.pop().unwrap(), datagrams(2500, 1000), true).unwrap();
+        assert_eq!(queue.len(), 4);
+        assert!(matches!(queue.pop(), Some((d, None)) if d.len == 1000));
+        assert!(matches!(queue.pop(), Some((d, None)) if d.len == 1000));
+        assert!(matches!(queue.pop(), Some((d, Some(_))) if d.len == 500));
+        assert!(matches!(queue.pop(), Some((d, Some(_))) if d.len == 2500 && d.count() == 3));
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_slot_back() {
+        let (_pool, mut slots) = Pool::new(2, 65_000).unwrap();
+        let mut queue = SendQueue::new();
+        queue.push(slots.pop().unwrap(), datagrams(65_000, 64), false).unwrap_err();
+        queue.push(slots.pop().unwrap(), datagrams(65_000, 64), true).unwrap();
+        assert_eq!(queue.room(), SENDS_MAX - 1);
+    }
+}

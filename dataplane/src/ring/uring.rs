@@ -1,0 +1,376 @@
+//! The io_uring of one worker and everything its in-flight operations point at.
+//!
+//! [`Ring`] owns the send queue, the write pool and the lent slots, so memory the kernel may
+//! touch lives exactly as long as the ring. Dropping it cancels what is in flight and waits;
+//! if the kernel does not let go in time, the memory is leaked rather than freed.
+//!
+//! Operations carry their kind and an index in `user_data`; [`Completion`] is their result.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::group::BufferGroup;
+use super::memory::Slot;
+use super::receive::{Arrival, parse, template};
+use super::sends::SendQueue;
+use super::writes::WritePool;
+
+/// Submissions prepared between two calls of the kernel.
+const SUBMISSIONS: u32 = 256;
+/// Single-shot tun reads in flight at most.
+pub const SINGLE_READS: usize = 16;
+
+/// What an operation came to. Errors are errno values.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "`file`, `outcome` and `result` are told in the variants' docs")]
+pub enum Completion {
+    /// A tun read delivered a frame of so many bytes. `more`: the multishot read goes on.
+    Read { file: u16, outcome: Result<(Slot, usize), i32>, more: bool },
+    /// A single read is done: bytes or an errno below zero; the slot is back in any case.
+    ReadOnce { slot: Slot, result: i32 },
+    /// A receive delivered datagrams; `None` if they are not from an IP socket.
+    Received { file: u16, outcome: Result<(Slot, Option<Arrival>), i32>, more: bool },
+    /// The polled file has an event.
+    Ready { file: u16, result: i32 },
+    /// A send of the queue's front has been tried: bytes or an errno below zero.
+    Sent { result: i32 },
+    /// A tun write is done: bytes or an errno below zero.
+    Written { index: u16, result: i32 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    ReadMulti = 1,
+    ReadOnce,
+    Receive,
+    Poll,
+    Send,
+    Write,
+}
+
+fn tag(kind: Kind, index: u16) -> u64 {
+    (kind as u64) << 32 | u64::from(index)
+}
+
+/// One worker's io_uring. Must be created, used and dropped by the same thread (SINGLE_ISSUER).
+pub struct Ring {
+    uring: IoUring,
+    /// Outgoing datagrams, in order.
+    pub sends: SendQueue,
+    /// Tun writes.
+    pub writes: WritePool,
+    /// One group a file, by file index.
+    groups: Vec<Option<BufferGroup>>,
+    singles: [Option<Slot>; SINGLE_READS],
+    template: Box<libc::msghdr>,
+    /// Requests whose last completion has not been seen.
+    in_flight: usize,
+}
+
+impl Ring {
+    /// Sets up a ring over `files`, which are named by their index from here on. The caller
+    /// keeps them open while the ring lives. `completions` bounds what may complete in one turn.
+    ///
+    /// # Errors
+    /// The kernel's, as `io_uring_setup(2)` and `io_uring_register(2)` list them.
+    pub fn new(files: &[RawFd], completions: u32, writes: WritePool) -> io::Result<Self> {
+        let build = |no_sqarray: bool| {
+            let mut builder = IoUring::builder();
+            builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_submit_all()
+                .setup_cqsize(completions)
+                .dontfork();
+            if no_sqarray {
+                builder.setup_no_sqarray();
+            }
+            builder.build(SUBMISSIONS)
+        };
+        // NO_SQARRAY is 6.6; the rest is 6.1.
+        let uring = build(true).or_else(|_| build(false))?;
+        uring.submitter().register_files(files)?;
+        Ok(Self {
+            uring,
+            sends: SendQueue::new(),
+            writes,
+            groups: files.iter().map(|_| None).collect(),
+            singles: [const { None }; SINGLE_READS],
+            template: Box::new(template()),
+            in_flight: 0,
+        })
+    }
+
+    /// Lends `slots`, whose indexes follow one another, to the multishot operations of `file`.
+    ///
+    /// # Errors
+    /// The kernel's, when it takes no buffer ring.
+    pub fn add_group(&mut self, file: u16, slots: Vec<Slot>) -> io::Result<()> {
+        let count = u16::try_from(slots.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let first = slots.first().map_or(0, Slot::index);
+        let mut group = BufferGroup::register(&self.uring, file, count, first)?;
+        slots.into_iter().for_each(|slot| group.lend(slot));
+        group.publish();
+        self.groups[usize::from(file)] = Some(group);
+        Ok(())
+    }
+
+    /// Gives a slot back to `file`'s operations; visible to the kernel after
+    /// [`publish`](Self::publish).
+    #[inline]
+    pub fn lend(&mut self, file: u16, slot: Slot) {
+        if let Some(Some(group)) = self.groups.get_mut(usize::from(file)) {
+            group.lend(slot);
+        }
+    }
+
+    /// Shows the kernel what has been lent to `file`.
+    #[inline]
+    pub fn publish(&mut self, file: u16) {
+        if let Some(Some(group)) = self.groups.get_mut(usize::from(file)) {
+            group.publish();
+        }
+    }
+
+    /// Slots the kernel has for `file`.
+    #[must_use]
+    pub fn lent_count(&self, file: u16) -> usize {
+        self.groups.get(usize::from(file)).and_then(Option::as_ref).map_or(0, |g| g.lent_count())
+    }
+
+    /// Starts a multishot read of the tun queue `file` (Linux 6.7).
+    pub fn read_multishot(&mut self, file: u16) {
+        let entry = opcode::ReadMulti::new(Fixed(file.into()), 0, file)
+            .build()
+            // io-uring 0.7.15 overwrites the flag that `Fixed` set.
+            .flags(squeue::Flags::FIXED_FILE | squeue::Flags::BUFFER_SELECT)
+            .user_data(tag(Kind::ReadMulti, file));
+        self.push(&entry);
+    }
+
+    /// Starts one read of the tun queue `file` into `slot` that does not wait for a frame;
+    /// gives the slot back when [`SINGLE_READS`] are under way.
+    ///
+    /// # Errors
+    /// The slot.
+    pub fn read_once(&mut self, file: u16, slot: Slot) -> Result<(), Slot> {
+        let Some(place) = self.singles.iter().position(Option::is_none) else { return Err(slot) };
+        let len = u32::try_from(slot.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Read::new(Fixed(file.into()), slot.address(), len)
+            .rw_flags(libc::RWF_NOWAIT)
+            .build()
+            .user_data(tag(Kind::ReadOnce, file) | (place as u64) << 16);
+        self.singles[place] = Some(slot);
+        self.push(&entry);
+        Ok(())
+    }
+
+    /// Starts a multishot receive on the UDP socket `file` (Linux 6.0).
+    pub fn receive_multishot(&mut self, file: u16) {
+        let entry = opcode::RecvMsgMulti::new(Fixed(file.into()), &raw const *self.template, file)
+            .build()
+            .user_data(tag(Kind::Receive, file));
+        self.push(&entry);
+    }
+
+    /// Waits once for `events` (`POLLIN`, `POLLOUT`) on `file`.
+    pub fn poll(&mut self, file: u16, events: i16) {
+        let entry = opcode::PollAdd::new(Fixed(file.into()), u32::from(events.cast_unsigned()))
+            .build()
+            .user_data(tag(Kind::Poll, file));
+        self.push(&entry);
+    }
+
+    /// Submits the first `count` sends of the queue as one chain: a send runs only after the one
+    /// before it succeeded, so that a refusal in the middle lets nothing overtake it.
+    pub fn send_chain(&mut self, count: usize) {
+        for position in 0..count {
+            let (Some(datagrams), Some(header)) =
+                (self.sends.get(position), self.sends.header(position))
+            else {
+                return;
+            };
+            let flags = if position + 1 < count {
+                squeue::Flags::FIXED_FILE | squeue::Flags::IO_LINK
+            } else {
+                squeue::Flags::FIXED_FILE
+            };
+            let entry = opcode::SendMsg::new(Fixed(datagrams.socket.into()), header)
+                .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).cast_unsigned())
+                .build()
+                .flags(flags)
+                .user_data(tag(Kind::Send, 0));
+            self.push(&entry);
+        }
+    }
+
+    /// Sends that fit into one chain.
+    pub const CHAIN_MAX: usize = SUBMISSIONS as usize / 2;
+
+    /// Submits the prepared write `index` to the tun queue `file`.
+    pub fn write(&mut self, index: u16, file: u16) {
+        let (vectors, count) = self.writes.vectors(index);
+        let entry = opcode::Writev::new(Fixed(file.into()), vectors, count)
+            .build()
+            .user_data(tag(Kind::Write, index));
+        self.push(&entry);
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        self.in_flight += 1;
+        // SAFETY: what the entry points at is owned by self (groups, singles, sends, writes,
+        // template), boxed, and outlives the request: see drop.
+        if unsafe { self.uring.submission().push(entry) }.is_ok() {
+            return;
+        }
+        // Full: hand over what is there first. Sends and writes complete inline, so this is
+        // progress; a kernel out of memory shows as an error of the next turn.
+        let _ = self.uring.submit();
+        // SAFETY: as above.
+        if unsafe { self.uring.submission().push(entry) }.is_err() {
+            debug_assert!(false, "submission queue full after submit");
+            self.in_flight -= 1;
+        }
+    }
+
+    /// Whether an entry can be pushed without a call of the kernel.
+    #[must_use]
+    pub fn has_room(&mut self, count: usize) -> bool {
+        let submission = self.uring.submission();
+        submission.capacity() - submission.len() >= count
+    }
+
+    /// Submits everything prepared; waits until something has completed if `wait`.
+    ///
+    /// # Errors
+    /// The kernel's, other than those that only mean "later".
+    pub fn enter(&mut self, wait: bool) -> io::Result<()> {
+        match self.uring.submit_and_wait(usize::from(wait)) {
+            Ok(_) => Ok(()),
+            // EINTR: a signal; EBUSY, EAGAIN: completions must be reaped first.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a completion is waiting.
+    #[must_use]
+    pub fn has_completion(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    /// The next completion.
+    pub fn next(&mut self) -> Option<Completion> {
+        loop {
+            let entry = self.uring.completion().next()?;
+            if let Some(completion) = self.interpret(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn interpret(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        let result = entry.result();
+        let data = entry.user_data();
+        let index = u16::try_from(data & 0xffff).unwrap_or(0);
+        match data >> 32 {
+            kind if kind == Kind::ReadMulti as u64 => {
+                let slot = self.take(index, entry.flags());
+                let outcome = self.received_bytes(index, slot, result)?;
+                Some(Completion::Read { file: index, outcome, more })
+            }
+            kind if kind == Kind::ReadOnce as u64 => {
+                let place = usize::try_from(data >> 16 & 0xffff).unwrap_or(0);
+                let slot = self.singles.get_mut(place)?.take()?;
+                Some(Completion::ReadOnce { slot, result })
+            }
+            kind if kind == Kind::Receive as u64 => {
+                let slot = self.take(index, entry.flags());
+                let outcome = self.received_bytes(index, slot, result)?.map(|(slot, len)| {
+                    let arrival = slot.get(..len).and_then(|bytes| parse(bytes, &self.template));
+                    (slot, arrival)
+                });
+                Some(Completion::Received { file: index, outcome, more })
+            }
+            kind if kind == Kind::Poll as u64 => Some(Completion::Ready { file: index, result }),
+            kind if kind == Kind::Send as u64 => Some(Completion::Sent { result }),
+            kind if kind == Kind::Write as u64 => Some(Completion::Written { index, result }),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, file: u16, flags: u32) -> Option<Slot> {
+        let index = cqueue::buffer_select(flags)?;
+        self.groups.get_mut(usize::from(file))?.as_mut()?.take(index)
+    }
+
+    /// Splits success from error; a slot that comes with an error goes straight back.
+    #[expect(clippy::type_complexity, reason = "an Option of the public outcome")]
+    fn received_bytes(
+        &mut self,
+        file: u16,
+        slot: Option<Slot>,
+        result: i32,
+    ) -> Option<Result<(Slot, usize), i32>> {
+        match (usize::try_from(result), slot) {
+            (Ok(len), Some(slot)) => Some(Ok((slot, len))),
+            (Ok(_), None) => None,
+            (Err(_), slot) => {
+                if let Some(slot) = slot {
+                    self.lend(file, slot);
+                }
+                Some(Err(-result))
+            }
+        }
+    }
+
+    /// Cancels everything and waits until the kernel holds none of our memory; false if it
+    /// still does after a second.
+    fn cancel_all(&mut self) -> bool {
+        let timeout = Timespec::new().nsec(200_000_000);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        // Unsubmitted entries would never complete.
+        let _ = self.uring.submit();
+        while self.in_flight > 0 && Instant::now() < deadline {
+            let _ =
+                self.uring.submitter().register_sync_cancel(Some(timeout), CancelBuilder::any());
+            let args = SubmitArgs::new().timespec(&timeout);
+            let _ = self.uring.submitter().submit_with_args(1, &args);
+            while self.next().is_some() {}
+        }
+        self.in_flight == 0
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let clean = self.cancel_all();
+        // The registered table holds a reference to each file; without this the tun queue would
+        // stay attached until the kernel's deferred teardown.
+        let _ = self.uring.submitter().unregister_files();
+        if !clean {
+            // Leaking is the only safe end for memory the kernel might still write to.
+            std::mem::forget(std::mem::take(&mut self.sends));
+            self.writes.leak();
+            self.groups.drain(..).for_each(std::mem::forget);
+            self.singles.iter_mut().filter_map(Option::take).for_each(std::mem::forget);
+            std::mem::forget(std::mem::replace(&mut self.template, Box::new(template())));
+        }
+    }
+}
