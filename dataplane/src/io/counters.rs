@@ -118,7 +118,7 @@ impl Default for Counters {
 impl Counters {
     /// Counts `packets` dropped for `reason`.
     #[inline]
-    pub fn drop(&self, reason: DropReason, packets: u64) {
+    pub fn count_drop(&self, reason: DropReason, packets: u64) {
         self.drops[reason as usize].add(packets);
     }
 

@@ -6,6 +6,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -27,6 +28,10 @@ use crate::sys::epoll::Epoll;
 
 /// Frames read from the tun in one turn at most.
 const FRAMES_PER_TURN: usize = 64;
+/// Tokens of the watched files.
+const TUN: u16 = 0;
+const WAKE: u16 = 1;
+const SOCKETS: u16 = 2;
 /// Receives of one socket in one turn at most.
 const RECEIVES_PER_TURN: u16 = 64;
 
@@ -75,11 +80,11 @@ impl Mmsg {
         let (received, idle) = Pool::new(RECEIVES_PER_TURN * 2, RECEIVE_SLOT_LEN)?;
         let (_, send_slots) = Pool::new(SEND_SLOTS, SEND_SLOT_LEN)?;
         let epoll = Epoll::new()?;
-        epoll.watch(files.get(files.queue), files.queue, false)?;
-        for index in (0..files.sockets.len()).map(|socket| files.socket_index(socket)) {
-            epoll.watch(files.get(index), index, false)?;
+        epoll.watch(files.get(files.queue), TUN, false)?;
+        epoll.watch(files.get(files.wake_index()), WAKE, false)?;
+        for (token, socket) in (SOCKETS..).zip(&files.sockets) {
+            epoll.watch(socket.as_fd(), token, false)?;
         }
-        epoll.watch(files.get(files.wake_index()), files.wake_index(), false)?;
         let outbox = Outbox::new(send_slots, gso, Arc::clone(&counters), notices.clone());
         let tx = Tx {
             files,
@@ -98,19 +103,18 @@ impl Mmsg {
         Ok(Self { tx, epoll, frame, idle, turn_slots, batch, more: false, watching_writable: false })
     }
 
-    /// Waits; returns the bits (1 << index) of the files that are ready.
-    fn wait(&mut self) -> Result<u64, IoError> {
+    /// Waits; returns the bits (1 << token) of the files that are ready.
+    fn wait(&mut self) -> Result<u32, IoError> {
         let tx = &self.tx;
         if tx.blocked != self.watching_writable {
             self.watching_writable = tx.blocked;
-            for index in (0..tx.files.sockets.len()).map(|socket| tx.files.socket_index(socket)) {
+            for (token, socket) in (SOCKETS..).zip(&tx.files.sockets) {
                 self.epoll
-                    .change(tx.files.get(index), index, true, tx.blocked)
+                    .change(socket.as_fd(), token, true, tx.blocked)
                     .map_err(IoError::failed("epoll_ctl"))?;
             }
-            let queue = tx.files.queue;
             self.epoll
-                .change(tx.files.get(queue), queue, !tx.blocked, false)
+                .change(tx.files.get(tx.files.queue), TUN, !tx.blocked, false)
                 .map_err(IoError::failed("epoll_ctl"))?;
         }
         tx.counters.turns.add(1);
@@ -118,8 +122,8 @@ impl Mmsg {
         let events = self.epoll.wait(!self.more).map_err(IoError::failed("epoll_wait"))?;
         let mut ready = 0;
         let mut writable = false;
-        for (index, bits) in events {
-            ready |= 1u64 << (index % 64);
+        for (token, bits) in events {
+            ready |= 1u32 << token;
             writable |= bits & libc::EPOLLOUT.cast_unsigned() != 0;
         }
         if writable {
@@ -172,7 +176,7 @@ impl Mmsg {
                 };
                 handler.datagrams(received, &mut self.tx);
             } else {
-                self.tx.counters.drop(DropReason::Truncated, 1);
+                self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
             self.turn_slots.push(slot);
         }
@@ -184,22 +188,21 @@ impl Backend for Mmsg {
         let mut ready = self.wait()?;
         if std::mem::take(&mut self.more) {
             // Level-triggered events come again; what was cut short is among them.
-            ready |= 1 << (self.tx.files.queue % 64);
+            ready |= 1 << TUN;
         }
-        let has = |index: u16| ready & 1 << (index % 64) != 0;
-        for socket in 0..self.tx.files.sockets.len() {
-            let index = self.tx.files.socket_index(socket);
-            if has(index) {
-                self.receive(index, handler);
+        let has = |token: u16| ready & 1 << token != 0;
+        for (token, socket) in (SOCKETS..).zip(0..self.tx.files.sockets.len()) {
+            if has(token) {
+                self.receive(self.tx.files.socket_index(socket), handler);
             }
         }
-        if has(self.tx.files.queue) {
+        if has(TUN) {
             self.read_frames(handler);
         }
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();
         self.idle.append(&mut self.turn_slots);
-        if has(self.tx.files.wake_index()) {
+        if has(WAKE) {
             sys::event::clear(&self.tx.files.wake);
         }
         match self.tx.fatal {
@@ -237,10 +240,10 @@ impl Tx {
 
     fn write_failed(&mut self, errno: i32, packets: u32) {
         if errno == libc::EIO {
-            self.counters.drop(DropReason::TunDown, packets.into());
+            self.counters.count_drop(DropReason::TunDown, packets.into());
             return;
         }
-        self.counters.drop(DropReason::TunRejected, packets.into());
+        self.counters.count_drop(DropReason::TunRejected, packets.into());
         if device_gone(errno) {
             self.fatal = Some(errno);
         } else if packets > 1 && !self.merge_refused {
@@ -270,7 +273,7 @@ impl Transmit for Tx {
     fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {
         let stretches = pieces.iter().map(|piece| (piece.slot, piece.offset, piece.len));
         let Some(index) = self.writes.prepare(head, stretches, packets, bytes) else {
-            self.counters.drop(DropReason::WriteSlotsBusy, packets.into());
+            self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
             return;
         };
         match self.writes.write_now(index, self.files.get(queue)) {

@@ -86,7 +86,7 @@ impl Outbox {
         let segmented =
             datagrams.count() == 1 || self.gso.allows(datagrams.to, datagrams.segment_len);
         if let Err(slot) = sends.push(slot, datagrams, segmented) {
-            self.counters.drop(DropReason::SendSlotsBusy, datagrams.count() as u64);
+            self.counters.count_drop(DropReason::SendSlotsBusy, datagrams.count() as u64);
             self.free.push(slot);
         }
     }
@@ -108,7 +108,7 @@ impl Outbox {
             _ if front.count() > 1 && GsoTable::is_refusal(errno) => {
                 self.send_singly(sends, front, errno, socket);
             }
-            _ => self.counters.drop(drop_reason(errno), front.count() as u64),
+            _ => self.counters.count_drop(drop_reason(errno), front.count() as u64),
         }
         if let Some((_, Some(slot))) = sends.pop() {
             self.free.push(slot);
@@ -147,7 +147,7 @@ impl Outbox {
                 counters.outbound.bytes.add(len as u64);
                 counters.outbound.writes.add(1);
             }
-            Err(error) => counters.drop(drop_reason(error.raw_os_error().unwrap_or(0)), 1),
+            Err(error) => counters.count_drop(drop_reason(error.raw_os_error().unwrap_or(0)), 1),
         });
     }
 }

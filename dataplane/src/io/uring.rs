@@ -233,7 +233,7 @@ impl Uring {
                 };
                 handler.datagrams(received, &mut self.tx);
             } else {
-                self.tx.counters.drop(DropReason::Truncated, 1);
+                self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
             self.turn_slots.push(slot);
         }
@@ -430,9 +430,9 @@ impl Tx {
                 inbound.bytes.add(bytes.into());
                 inbound.writes.add(1);
             }
-            libc::EIO => self.counters.drop(DropReason::TunDown, packets.into()),
+            libc::EIO => self.counters.count_drop(DropReason::TunDown, packets.into()),
             errno => {
-                self.counters.drop(DropReason::TunRejected, packets.into());
+                self.counters.count_drop(DropReason::TunRejected, packets.into());
                 if device_gone(errno) {
                     self.fatal = Some(errno);
                 } else if packets > 1 && !self.merge_refused {
@@ -494,7 +494,7 @@ impl Transmit for Tx {
         }
         let stretches = pieces.iter().map(|piece| (piece.slot, piece.offset, piece.len));
         let Some(index) = self.ring.writes.prepare(head, stretches, packets, bytes) else {
-            self.counters.drop(DropReason::WriteSlotsBusy, packets.into());
+            self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
             return;
         };
         for &slot in self.ring.writes.slots(index) {

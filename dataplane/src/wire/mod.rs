@@ -1,1 +1,3 @@
 //! What goes on the wire: encapsulations, pure functions of bytes.
+
+pub mod plain;
