@@ -1,1 +1,1 @@
-//! End-to-end and structure tests of ringtun; the tests themselves are in `e2e/` and `structure.rs`.
+//! End-to-end and structure tests of ringtun: see `e2e/` and `structure.rs`.

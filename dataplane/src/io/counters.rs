@@ -51,15 +51,18 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     TunMalformed, "tun_malformed", "outbound: the tun delivered a frame that is no valid IP packet";
-    SendSlotsBusy, "send_slots_busy", "outbound: every send buffer is in flight, the network is slower than the tunnel";
+    SendSlotsBusy, "send_slots_busy",
+        "outbound: every send buffer is in flight, the network is slower than the tunnel";
     SendUnreachable, "send_unreachable", "outbound: no route to the peer's endpoint";
     SendDenied, "send_denied", "outbound: a firewall rule on this host refused the send";
-    SendTooBig, "send_too_big", "outbound: a single datagram exceeds what the path takes, lower the MTU";
+    SendTooBig, "send_too_big",
+        "outbound: a single datagram exceeds what the path takes, lower the MTU";
     SendNoBuffers, "send_no_buffers", "outbound: the kernel had no room in the device's queue";
     SendFailed, "send_failed", "outbound: the send failed for another reason";
     UnknownSource, "unknown_source", "inbound: the datagram does not come from the configured peer";
     NotIp, "not_ip", "inbound: the payload is neither an IPv4 nor an IPv6 packet";
-    LengthMismatch, "length_mismatch", "inbound: the packet claims more bytes than the datagram holds";
+    LengthMismatch, "length_mismatch",
+        "inbound: the packet claims more bytes than the datagram holds";
     Truncated, "truncated", "inbound: the kernel truncated the datagram or its control data";
     WriteSlotsBusy, "write_slots_busy", "inbound: every tun write is in flight";
     TunDown, "tun_down", "inbound: the tun device is down";

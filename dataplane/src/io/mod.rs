@@ -13,6 +13,7 @@ pub mod gso;
 pub mod mmsg;
 pub mod outbox;
 pub mod uring;
+mod uring_tx;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,8 +21,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::packet::merge::Piece;
-use crate::ring::memory::Slot;
-use crate::ring::receive::Arrival;
+pub use crate::ring::memory::Slot;
+pub use crate::ring::receive::Arrival;
 pub use crate::ring::sends::Datagrams;
 
 /// Slots for tun frames, per worker.

@@ -9,30 +9,25 @@
 //! not lent again, the read starves, and the kernel's own queue drops, and counts, what is too
 //! much.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
-use super::outbox::{Notice, Outbox, Settled};
+use super::outbox::{Notice, Outbox};
+use super::uring_tx::{SLOTS_PER_FRAME, Tx};
 use super::{
-    Backend, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS,
-    Received, SEND_SLOTS, Transmit, device_gone,
+    Backend, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS, Received, SEND_SLOTS, Slot,
+    device_gone,
 };
-use crate::packet::merge::Piece;
-use crate::ring::memory::{Pool, Slot};
+use crate::ring::memory::Pool;
 use crate::ring::receive::{
-    Arrival, PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN,
+    PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN, payload,
 };
-use crate::ring::uring::{Completion, Ring, SINGLE_READS};
+use crate::ring::uring::{Ring, SINGLE_READS};
 use crate::ring::writes::WritePool;
 use crate::sys;
-
-/// Send slots that one frame needs at most, short of absurdly small segments.
-const SLOTS_PER_FRAME: usize = 4;
 
 /// How this worker's ring is to work.
 #[derive(Clone, Copy, Debug)]
@@ -55,39 +50,6 @@ pub struct Uring {
     read_polled: bool,
     receives_armed: Vec<bool>,
     wake_armed: bool,
-}
-
-/// The half that the worker's packet path transmits through.
-struct Tx {
-    ring: Ring,
-    outbox: Outbox,
-    files: Files,
-    counters: Arc<Counters>,
-    notices: Sender<Notice>,
-    frames: VecDeque<(Slot, usize)>,
-    arrivals: VecDeque<(Slot, Option<Arrival>)>,
-    /// Multishot operations that ended, by file.
-    ended: Vec<u16>,
-    /// Sends of the front that are in the submitted chain.
-    chained: usize,
-    /// The errno (below zero) that broke the chain.
-    broken: Option<i32>,
-    blocked: bool,
-    woken: bool,
-    /// Single reads that completed since they were last armed …
-    single_done: usize,
-    /// … and the slots of those that brought nothing.
-    single_slots: Vec<Slot>,
-    /// A single read found the queue empty, and no poll has said otherwise since.
-    read_drained: bool,
-    read_ready: bool,
-    queued_bytes: usize,
-    /// Writes in flight that point into each receive slot.
-    references: Box<[u16]>,
-    /// Slots that only wait for their writes.
-    parked: Box<[Option<Slot>]>,
-    merge_refused: bool,
-    fatal: Option<i32>,
 }
 
 impl Uring {
@@ -124,29 +86,7 @@ impl Uring {
         let outbox =
             Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
         let receives_armed = vec![false; files.sockets.len()];
-        let tx = Tx {
-            ring,
-            outbox,
-            counters,
-            notices,
-            frames: VecDeque::with_capacity(usize::from(FRAME_SLOTS)),
-            arrivals: VecDeque::with_capacity(slot_count),
-            ended: Vec::with_capacity(16),
-            chained: 0,
-            broken: None,
-            blocked: false,
-            woken: false,
-            single_done: 0,
-            single_slots: Vec::with_capacity(SINGLE_READS),
-            read_drained: false,
-            read_ready: false,
-            queued_bytes: 0,
-            references: vec![0; slot_count].into(),
-            parked: (0..slot_count).map(|_| None).collect(),
-            merge_refused: false,
-            fatal: None,
-            files,
-        };
+        let tx = Tx::new(ring, outbox, files, counters, notices);
         Ok(Self {
             tx,
             config,
@@ -224,11 +164,10 @@ impl Uring {
         for _ in 0..self.tx.arrivals.len() {
             let Some((slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
-                let payload = slot.get(PAYLOAD_OFFSET..).and_then(|p| p.get(..arrival.len));
                 let received = Received {
-                    bytes: payload.unwrap_or_default(),
+                    bytes: payload(&slot, arrival.len),
                     slot: slot.index(),
-                    offset: PAYLOAD_OFFSET as u32,
+                    offset: PAYLOAD_OFFSET,
                     arrival,
                 };
                 handler.datagrams(received, &mut self.tx);
@@ -260,7 +199,8 @@ impl Backend for Uring {
         self.arm();
         self.tx.submit_sends();
         let tx = &mut self.tx;
-        let waiting = !tx.arrivals.is_empty() || (tx.can_send() && !tx.frames.is_empty());
+        let waiting = !tx.arrivals.is_empty()
+            || (!tx.frames.is_empty() && tx.outbox.free_count() >= SLOTS_PER_FRAME);
         tx.counters.turns.add(1);
         tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.has_completion()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
@@ -294,217 +234,3 @@ impl Backend for Uring {
     }
 }
 
-impl Tx {
-    /// Whether a frame would find send slots; otherwise it is better left with the kernel.
-    fn can_send(&self) -> bool {
-        !self.blocked || self.outbox.free_count() >= SLOTS_PER_FRAME
-    }
-
-    /// Shows the kernel every slot lent so far.
-    fn publish(&mut self) {
-        self.ring.publish(self.files.queue);
-        for socket in 0..self.files.sockets.len() {
-            self.ring.publish(self.files.socket_index(socket));
-        }
-    }
-
-    /// Prepares a chain of what is queued, unless one is under way.
-    fn submit_sends(&mut self) {
-        if self.chained == 0 && !self.blocked && !self.ring.sends.is_empty() {
-            self.chained = self.ring.sends.len().min(Ring::CHAIN_MAX);
-            self.ring.send_chain(self.chained);
-        }
-        self.queued_bytes = 0;
-    }
-
-    /// Hands everything queued to the kernel now and reads what completes.
-    fn flush(&mut self) {
-        self.publish();
-        self.submit_sends();
-        // A failing enter shows again, and is reported, at the turn's own.
-        let _ = self.ring.enter(false);
-        self.reap();
-    }
-
-    fn reap(&mut self) {
-        while let Some(completion) = self.ring.next() {
-            match completion {
-                Completion::Read { outcome, more, file } => {
-                    if !more {
-                        self.ended.push(file);
-                    }
-                    match outcome {
-                        Ok((slot, len)) => self.frame_read(slot, len),
-                        Err(errno) => self.read_failed(errno),
-                    }
-                }
-                Completion::ReadOnce { slot, result } => {
-                    self.single_done += 1;
-                    match usize::try_from(result) {
-                        Ok(len) => self.frame_read(slot, len),
-                        Err(_) => {
-                            self.single_slots.push(slot);
-                            self.read_failed(-result);
-                        }
-                    }
-                }
-                Completion::Received { outcome, more, file } => {
-                    match outcome {
-                        Ok(arrival) => {
-                            self.counters.inbound.reads.add(1);
-                            self.arrivals.push_back(arrival);
-                        }
-                        Err(libc::ENOBUFS) => self.counters.receive_starved.add(1),
-                        // Errors of earlier sends (ICMP) surface here; nothing to do but go on.
-                        Err(_) => {}
-                    }
-                    if !more {
-                        self.ended.push(file);
-                    }
-                }
-                Completion::Ready { file, .. } => self.ready(file),
-                Completion::Sent { result } => self.sent(result),
-                Completion::Written { index, result } => self.written(index, result),
-            }
-        }
-    }
-
-    fn frame_read(&mut self, slot: Slot, len: usize) {
-        self.counters.outbound.reads.add(1);
-        self.frames.push_back((slot, len));
-    }
-
-    fn read_failed(&mut self, errno: i32) {
-        match errno {
-            libc::ENOBUFS => self.counters.receive_starved.add(1),
-            libc::EAGAIN => self.read_drained = true,
-            libc::EINTR | libc::ECANCELED => {}
-            errno => self.fatal = Some(errno),
-        }
-    }
-
-    fn ready(&mut self, file: u16) {
-        if file == self.files.wake_index() {
-            self.woken = true;
-        } else if file >= self.files.socket_index(0) {
-            self.blocked = false;
-        } else {
-            self.read_ready = true;
-        }
-    }
-
-    /// Results of a chain come in its order: successes, then at most one error, then the
-    /// cancelled rest, which stays queued.
-    fn sent(&mut self, result: i32) {
-        self.chained = self.chained.saturating_sub(1);
-        if self.broken.is_none() {
-            if result >= 0 {
-                self.settle(result);
-            } else {
-                self.broken = Some(result);
-            }
-        }
-        if self.chained == 0
-            && let Some(result) = self.broken.take()
-        {
-            self.settle(result);
-        }
-    }
-
-    fn settle(&mut self, result: i32) {
-        let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
-        let settled =
-            self.outbox.settle(&mut self.ring.sends, result, self.files.get(socket));
-        if settled == Settled::Blocked && !self.blocked {
-            self.blocked = true;
-            self.ring.poll(socket, libc::POLLOUT);
-        }
-    }
-
-    fn written(&mut self, index: u16, result: i32) {
-        let (packets, bytes) = self.ring.writes.carries(index);
-        match -result {
-            _ if result >= 0 => {
-                let inbound = &self.counters.inbound;
-                inbound.packets.add(packets.into());
-                inbound.bytes.add(bytes.into());
-                inbound.writes.add(1);
-            }
-            libc::EIO => self.counters.count_drop(DropReason::TunDown, packets.into()),
-            errno => {
-                self.counters.count_drop(DropReason::TunRejected, packets.into());
-                if device_gone(errno) {
-                    self.fatal = Some(errno);
-                } else if packets > 1 && !self.merge_refused {
-                    self.merge_refused = true;
-                    let _ = self.notices.try_send(Notice::MergeRefused { errno });
-                }
-            }
-        }
-        for i in 0..self.ring.writes.slots(index).len() {
-            let slot = usize::from(self.ring.writes.slots(index)[i]);
-            self.references[slot] -= 1;
-            if self.references[slot] == 0
-                && let Some(slot) = self.parked[slot].take()
-            {
-                self.lend(slot);
-            }
-        }
-        self.ring.writes.finish(index);
-    }
-
-    /// Lends a receive slot again, or parks it while writes still point into it.
-    fn release(&mut self, slot: Slot) {
-        let index = usize::from(slot.index());
-        if self.references[index] == 0 {
-            self.lend(slot);
-        } else {
-            self.parked[index] = Some(slot);
-        }
-    }
-
-    fn lend(&mut self, slot: Slot) {
-        let socket = usize::from(slot.index() / RECEIVE_SLOTS);
-        self.ring.lend(self.files.socket_index(socket), slot);
-    }
-}
-
-impl Transmit for Tx {
-    fn send_slot(&mut self) -> Option<Slot> {
-        if self.queued_bytes >= FLUSH_BYTES || self.outbox.free_count() == 0 {
-            self.flush();
-        }
-        self.outbox.take()
-    }
-
-    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
-        let family = self.files.socket_for(to);
-        let socket = self.files.socket_index(family);
-        self.queued_bytes += len;
-        if self.ring.sends.room() < len.div_ceil(segment_len.max(1)) {
-            self.flush();
-        }
-        let datagrams = Datagrams { socket, to, len, segment_len };
-        self.outbox.queue(&mut self.ring.sends, slot, datagrams);
-    }
-
-    fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {
-        if self.queued_bytes >= FLUSH_BYTES || !self.ring.writes.has_room() {
-            self.flush();
-        }
-        let stretches = pieces.iter().map(|piece| (piece.slot, piece.offset, piece.len));
-        let Some(index) = self.ring.writes.prepare(head, stretches, packets, bytes) else {
-            self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
-            return;
-        };
-        for &slot in self.ring.writes.slots(index) {
-            self.references[usize::from(slot)] += 1;
-        }
-        self.queued_bytes += bytes as usize;
-        self.ring.write(index, queue);
-    }
-
-    fn merge_refused(&self) -> bool {
-        self.merge_refused
-    }
-}

@@ -5,7 +5,7 @@
 //! together is merged as the kernel's own GRO would, so that the host's stack runs once for up to
 //! 64 packets. Guaranteed: packets of a flow leave in the order they came; nothing with a wrong
 //! checksum is merged or repaired; a group can be cut into the very same packets again
-//! ([`merge_flow`](super) lists the two exceptions). All memory is allocated in [`Merger::new`].
+//! (merge_flow.rs names the two exceptions). All memory is allocated in [`Merger::new`].
 //!
 //! What is held is lost sight of unless [`Merger::flush`] is called at the end of the batch,
 //! before the slots are reused.
@@ -19,8 +19,8 @@ use super::virtio;
 /// Flows held at a time; one more sends out the oldest.
 pub const MAX_FLOWS: usize = 32;
 
-/// Segments of a super-packet at most: the kernel's own bound for UDP (`UDP_MAX_SEGMENTS`, 64
-/// until 6.9) and 64 KiB worth of segments at usual sizes.
+/// Segments of a super-packet at most: the bound of the kernel's own GRO for UDP
+/// (`UDP_GRO_CNT_MAX`, net/ipv4/udp_offload.c), and more than 64 KiB at usual segment sizes.
 pub const MAX_PIECES: usize = 64;
 
 /// Longest `head` of a write, in bytes: virtio, IPv6 and TCP headers with all TCP options.
@@ -55,14 +55,7 @@ pub trait Sink {
     /// most [`HEAD_MAX`] bytes. There are 1..=[`MAX_PIECES`] pieces. `packets` counts the packets
     /// received that are in it, `bytes` their IP bytes; `flow_hash` is
     /// [`flow_hash`](super::ip::flow_hash) of their flow.
-    fn write(
-        &mut self,
-        head: &[u8],
-        pieces: &[Piece],
-        packets: u32,
-        bytes: u32,
-        flow_hash: u32,
-    );
+    fn write(&mut self, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32, flow_hash: u32);
 }
 
 /// Merges the packets of one queue. See the module.
@@ -110,10 +103,12 @@ impl Merger {
             self.bad_checksums += 1;
             return self.pass(packet, at, sink);
         }
-        match self.last {
-            Some(last) if self.append(last, &candidate, at, sink) => {}
-            _ => self.place(&candidate, at, sink),
+        if let Some(last) = self.last
+            && self.append(last, &candidate, at, sink)
+        {
+            return;
         }
+        self.place(&candidate, at, sink);
     }
 
     /// Writes out everything held, oldest first packet first.
@@ -123,6 +118,11 @@ impl Merger {
         }
         self.free.append(&mut self.held);
         self.last = None;
+    }
+
+    /// Changes what is merged from the next packet on.
+    pub fn set_config(&mut self, config: MergeConfig) {
+        self.config = config;
     }
 
     /// How many candidates had a wrong checksum since the last call.
@@ -193,7 +193,8 @@ impl Merger {
                 self.release(number, sink);
             }
         } else {
-            // A fragment, or something without ports: it may belong to any flow of these hosts.
+            // A fragment, whose ports are unknown: it may belong to any flow of these hosts. ICMP and
+            // the like come here as well, which is needless but rare.
             self.release_addresses(&key, sink);
         }
         alone(at, hash, sink);

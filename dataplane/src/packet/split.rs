@@ -12,9 +12,7 @@
 use super::bytes::{get16, get32, low16, low32, put16, put32};
 use super::checksum::{Sum, copy_and_sum, pseudo_v4, pseudo_v6, sum};
 use super::ip::{Headers, TCP, UDP, Version};
-use super::virtio::{
-    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr,
-};
+use super::virtio::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr};
 
 /// Longest run of headers that a super-packet may have: IPv4 and TCP with all their options take
 /// 120 bytes, IPv6 and TCP leave 28 for extension headers.
@@ -63,8 +61,6 @@ pub struct Split<'a> {
     plan: Plan,
 }
 
-// On the stack, once per frame: boxing the larger variant would allocate.
-#[expect(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Plan {
     Unchanged,
@@ -246,7 +242,7 @@ impl Segments {
         let len = self.header_len + body.len();
         match self.version {
             Version::V4 => {
-                let id = self.id.wrapping_add((i & 0xffff) as u16);
+                let id = self.id.wrapping_add(low16(i & 0xffff));
                 let checksum = self.ip_sum.add_u16(low16(len)).add_u16(id).finish();
                 put16(head, 2, low16(len));
                 put16(head, 4, id);

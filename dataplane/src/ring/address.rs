@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// Room for a `sockaddr_in6` (28 bytes) or `sockaddr_in` (16), rounded up.
 pub(super) const NAME_LEN: usize = 32;
+/// The same in the type of `msg_namelen`.
+pub(super) const NAME_LEN_U32: u32 = 32;
+const _: () = assert!(NAME_LEN_U32 as usize == NAME_LEN);
 /// Room for the control messages of one receive: UDP_GRO, packet info, TOS, each with its header.
 pub(super) const CONTROL_LEN: usize = 96;
 /// `CMSG_LEN(2)` and `CMSG_SPACE(2)`: one u16 of `UDP_SEGMENT`.

@@ -48,9 +48,11 @@ impl BufferGroup {
             debug_assert!(false, "slot of another group");
             return;
         };
-        let entry = self.entries.base().cast::<BufRingEntry>();
+        let entries = self.entries.base().cast::<BufRingEntry>();
         // SAFETY: tail & mask < the ring's size, so the entry lies in the mapping.
-        let entry = unsafe { &mut *entry.as_ptr().add(usize::from(self.tail & self.mask)) };
+        let mut entry = unsafe { entries.add(usize::from(self.tail & self.mask)) };
+        // SAFETY: the entry is mapped, initialised, and not read by the kernel before publish.
+        let entry = unsafe { entry.as_mut() };
         entry.set_addr(slot.address() as u64);
         entry.set_len(u32::try_from(slot.len()).unwrap_or(0));
         entry.set_bid(slot.index());

@@ -10,15 +10,16 @@ use std::net::SocketAddr;
 
 use io_uring::types::RecvMsgOut;
 
-use super::address::{CONTROL_LEN, NAME_LEN, decode_name, decode_segment};
+use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_name, decode_segment};
 
 const OUT_LEN: usize = 16;
 /// Where the payload starts in a receive slot.
-pub const PAYLOAD_OFFSET: usize = OUT_LEN + NAME_LEN + CONTROL_LEN;
+pub const PAYLOAD_OFFSET: u32 = 144;
+const _: () = assert!(PAYLOAD_OFFSET as usize == OUT_LEN + NAME_LEN + CONTROL_LEN);
 /// Bytes of one receive slot: any UDP payload fits. An odd number of cache lines, so that the
 /// starts of slots do not all fall into the same cache sets.
 pub const RECEIVE_SLOT_LEN: usize = 1029 * 64;
-const _: () = assert!(RECEIVE_SLOT_LEN >= PAYLOAD_OFFSET + 65_535);
+const _: () = assert!(RECEIVE_SLOT_LEN >= PAYLOAD_OFFSET as usize + 65_535);
 /// Bytes of one tun read slot: virtio header and the largest IP packet; a smaller buffer would
 /// truncate silently (drivers/net/tun.c, tun_put_user).
 pub const TUN_SLOT_LEN: usize = 1025 * 64;
@@ -43,9 +44,16 @@ pub struct Arrival {
 pub(super) fn template() -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_namelen = NAME_LEN as u32;
+    header.msg_namelen = NAME_LEN_U32;
     header.msg_controllen = CONTROL_LEN;
     header
+}
+
+/// The payload of a receive slot that holds `len` bytes of it; empty if it cannot hold so many.
+#[inline]
+#[must_use]
+pub fn payload(slot: &[u8], len: usize) -> &[u8] {
+    slot.get(PAYLOAD_OFFSET as usize..).and_then(|payload| payload.get(..len)).unwrap_or_default()
 }
 
 /// Reads what a multishot receive left in `slot`; `None` when it is no UDP datagram of ours.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::address::{CONTROL_LEN, NAME_LEN, decode_name, decode_segment};
+use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_name, decode_segment};
 use super::memory::Slot;
 use super::receive::{Arrival, PAYLOAD_OFFSET};
 
@@ -44,12 +44,12 @@ impl ReceiveBatch {
     pub fn receive(&mut self, socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<usize> {
         let count = slots.len().min(self.headers.len());
         for (i, slot) in slots.iter_mut().rev().take(count).enumerate() {
-            let payload = &mut slot[PAYLOAD_OFFSET..];
+            let payload = &mut slot[PAYLOAD_OFFSET as usize..];
             self.vectors[i] =
                 libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
             let header = &mut self.headers[i].msg_hdr;
             header.msg_name = self.names[i].as_mut_ptr().cast();
-            header.msg_namelen = NAME_LEN as u32;
+            header.msg_namelen = NAME_LEN_U32;
             header.msg_iov = &raw mut self.vectors[i];
             header.msg_iovlen = 1;
             header.msg_control = self.controls[i].0.as_mut_ptr().cast();

@@ -214,12 +214,13 @@ impl SendQueue {
         let run = self.len().min(SENDS_MAX - first);
         let index = self.get(0).map_or(0, |datagrams| datagrams.socket);
         let same = (0..run).take_while(|&i| self.get(i).is_some_and(|d| d.socket == index)).count();
+        let headers = self.headers[first..first + same].as_mut_ptr();
         // SAFETY: the headers first..first+same are queued entries: their names, vectors and
         // control data live in our boxes, their bytes in slots we own.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
-                self.headers.as_mut_ptr().add(first),
+                headers,
                 u32::try_from(same).unwrap_or(0),
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
             )

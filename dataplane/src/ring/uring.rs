@@ -272,7 +272,7 @@ impl Ring {
     }
 
     /// The next completion.
-    pub fn next(&mut self) -> Option<Completion> {
+    pub fn next_completion(&mut self) -> Option<Completion> {
         loop {
             let entry = self.uring.completion().next()?;
             if let Some(completion) = self.interpret(&entry) {
@@ -321,7 +321,6 @@ impl Ring {
     }
 
     /// Splits success from error; a slot that comes with an error goes straight back.
-    #[expect(clippy::type_complexity, reason = "an Option of the public outcome")]
     fn received_bytes(
         &mut self,
         file: u16,
@@ -352,7 +351,7 @@ impl Ring {
                 self.uring.submitter().register_sync_cancel(Some(timeout), CancelBuilder::any());
             let args = SubmitArgs::new().timespec(&timeout);
             let _ = self.uring.submitter().submit_with_args(1, &args);
-            while self.next().is_some() {}
+            while self.next_completion().is_some() {}
         }
         self.in_flight == 0
     }

@@ -7,6 +7,8 @@ use super::check;
 
 /// Events one wait can return: more files than a worker has.
 pub const EVENTS_MAX: usize = 8;
+const EVENTS_MAX_INT: libc::c_int = 8;
+const _: () = assert!(EVENTS_MAX_INT as usize == EVENTS_MAX);
 
 /// A set of watched files, each with a token of the caller's.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Epoll {
             libc::epoll_wait(
                 self.fd.as_raw_fd(),
                 self.events.as_mut_ptr(),
-                EVENTS_MAX as i32,
+                EVENTS_MAX_INT,
                 if block { -1 } else { 0 },
             )
         };

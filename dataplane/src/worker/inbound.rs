@@ -77,7 +77,7 @@ impl Inbound {
                     self.counters.count_drop(DropReason::LengthMismatch, 1);
                 }
             }
-            offset += segment_len as u32;
+            offset = offset.saturating_add(u32::try_from(segment_len).unwrap_or(u32::MAX));
         }
     }
 
@@ -85,7 +85,7 @@ impl Inbound {
     pub fn flush(&mut self, tx: &mut impl Transmit) {
         if self.merging && tx.merge_refused() {
             self.merging = false;
-            self.merger.disable();
+            self.merger.set_config(MergeConfig::default());
         }
         self.merger.flush(&mut TunSink { tx, steering: &self.steering });
         let bad = self.merger.bad_checksums();

@@ -8,12 +8,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::io::Transmit;
+use crate::io::{Slot, Transmit};
 use crate::io::counters::{Counters, DropReason};
 use crate::packet::ip::flow_hash;
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
-use crate::ring::memory::Slot;
 
 use super::steering::Steering;
 

@@ -64,7 +64,7 @@ impl Steering {
             return queue - 1;
         }
         // The hash's upper half: the lower one chose the bucket.
-        ((u64::from(flow_hash >> 16) * u64::from(self.queues)) >> 16) as u16
+        u16::try_from(((flow_hash >> 16) * u32::from(self.queues)) >> 16).unwrap_or(0)
     }
 }
 

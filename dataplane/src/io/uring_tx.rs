@@ -1,0 +1,306 @@
+//! The way out of the io_uring backend: what is queued, submitted, in flight, and how it ended.
+//!
+//! Sends of one chain come back in its order; a receive slot goes back to the kernel when the
+//! last write that points into it is done.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+
+use super::counters::{Counters, DropReason};
+use super::outbox::{Notice, Outbox, Settled};
+use super::{
+    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, Slot, Transmit, device_gone,
+};
+use crate::packet::merge::Piece;
+use crate::ring::uring::{Completion, Ring, SINGLE_READS};
+
+/// Send slots that one frame needs at most, short of absurdly small segments.
+pub(super) const SLOTS_PER_FRAME: usize = 4;
+
+/// The half that the worker's packet path transmits through.
+pub(super) struct Tx {
+    pub(super) ring: Ring,
+    pub(super) outbox: Outbox,
+    pub(super) files: Files,
+    pub(super) counters: Arc<Counters>,
+    pub(super) notices: Sender<Notice>,
+    pub(super) frames: VecDeque<(Slot, usize)>,
+    pub(super) arrivals: VecDeque<(Slot, Option<Arrival>)>,
+    /// Multishot operations that ended, by file.
+    pub(super) ended: Vec<u16>,
+    /// Sends of the front that are in the submitted chain.
+    pub(super) chained: usize,
+    /// The errno (below zero) that broke the chain.
+    pub(super) broken: Option<i32>,
+    pub(super) blocked: bool,
+    pub(super) woken: bool,
+    /// Single reads that completed since they were last armed …
+    pub(super) single_done: usize,
+    /// … and the slots of those that brought nothing.
+    pub(super) single_slots: Vec<Slot>,
+    /// A single read found the queue empty, and no poll has said otherwise since.
+    pub(super) read_drained: bool,
+    pub(super) read_ready: bool,
+    pub(super) queued_bytes: usize,
+    /// Writes in flight that point into each receive slot.
+    pub(super) references: Box<[u16]>,
+    /// Slots that only wait for their writes.
+    pub(super) parked: Box<[Option<Slot>]>,
+    pub(super) merge_refused: bool,
+    pub(super) fatal: Option<i32>,
+}
+
+impl Tx {
+    /// Nothing queued, nothing in flight.
+    pub(super) fn new(
+        ring: Ring,
+        outbox: Outbox,
+        files: Files,
+        counters: Arc<Counters>,
+        notices: Sender<Notice>,
+    ) -> Self {
+        let slot_count = files.sockets.len() * usize::from(RECEIVE_SLOTS);
+        Self {
+            ring,
+            outbox,
+            counters,
+            notices,
+            frames: VecDeque::with_capacity(usize::from(FRAME_SLOTS)),
+            arrivals: VecDeque::with_capacity(slot_count),
+            ended: Vec::with_capacity(16),
+            chained: 0,
+            broken: None,
+            blocked: false,
+            woken: false,
+            single_done: 0,
+            single_slots: Vec::with_capacity(SINGLE_READS),
+            read_drained: false,
+            read_ready: false,
+            queued_bytes: 0,
+            references: vec![0; slot_count].into(),
+            parked: (0..slot_count).map(|_| None).collect(),
+            merge_refused: false,
+            fatal: None,
+            files,
+        }
+    }
+
+    /// Whether a frame would find send slots; otherwise it is better left with the kernel.
+    pub(super) fn can_send(&mut self) -> bool {
+        if self.outbox.free_count() < SLOTS_PER_FRAME && !self.blocked {
+            self.flush();
+        }
+        self.outbox.free_count() >= SLOTS_PER_FRAME
+    }
+
+    /// Shows the kernel every slot lent so far.
+    pub(super) fn publish(&mut self) {
+        self.ring.publish(self.files.queue);
+        for socket in 0..self.files.sockets.len() {
+            self.ring.publish(self.files.socket_index(socket));
+        }
+    }
+
+    /// Prepares a chain of what is queued, unless one is under way.
+    pub(super) fn submit_sends(&mut self) {
+        if self.chained == 0 && !self.blocked && !self.ring.sends.is_empty() {
+            self.chained = self.ring.sends.len().min(Ring::CHAIN_MAX);
+            self.ring.send_chain(self.chained);
+        }
+        self.queued_bytes = 0;
+    }
+
+    /// Hands everything queued to the kernel now and reads what completes.
+    fn flush(&mut self) {
+        self.publish();
+        self.submit_sends();
+        // A failing enter shows again, and is reported, at the turn's own.
+        let _ = self.ring.enter(false);
+        self.reap();
+    }
+
+    pub(super) fn reap(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            match completion {
+                Completion::Read { outcome, more, file } => {
+                    if !more {
+                        self.ended.push(file);
+                    }
+                    match outcome {
+                        Ok((slot, len)) => self.frame_read(slot, len),
+                        Err(errno) => self.read_failed(errno),
+                    }
+                }
+                Completion::ReadOnce { slot, result } => {
+                    self.single_done += 1;
+                    match usize::try_from(result) {
+                        Ok(len) => self.frame_read(slot, len),
+                        Err(_) => {
+                            self.single_slots.push(slot);
+                            self.read_failed(-result);
+                        }
+                    }
+                }
+                Completion::Received { outcome, more, file } => {
+                    match outcome {
+                        Ok(arrival) => {
+                            self.counters.inbound.reads.add(1);
+                            self.arrivals.push_back(arrival);
+                        }
+                        Err(libc::ENOBUFS) => self.counters.receive_starved.add(1),
+                        // Errors of earlier sends (ICMP) surface here; nothing to do but go on.
+                        Err(_) => {}
+                    }
+                    if !more {
+                        self.ended.push(file);
+                    }
+                }
+                Completion::Ready { file, .. } => self.ready(file),
+                Completion::Sent { result } => self.sent(result),
+                Completion::Written { index, result } => self.written(index, result),
+            }
+        }
+    }
+
+    fn frame_read(&mut self, slot: Slot, len: usize) {
+        self.counters.outbound.reads.add(1);
+        self.frames.push_back((slot, len));
+    }
+
+    fn read_failed(&mut self, errno: i32) {
+        match errno {
+            libc::ENOBUFS => self.counters.receive_starved.add(1),
+            libc::EAGAIN => self.read_drained = true,
+            libc::EINTR | libc::ECANCELED => {}
+            errno => self.fatal = Some(errno),
+        }
+    }
+
+    fn ready(&mut self, file: u16) {
+        if file == self.files.wake_index() {
+            self.woken = true;
+        } else if file >= self.files.socket_index(0) {
+            self.blocked = false;
+        } else {
+            self.read_ready = true;
+        }
+    }
+
+    /// Results of a chain come in its order: successes, then at most one error, then the
+    /// cancelled rest, which stays queued.
+    fn sent(&mut self, result: i32) {
+        self.chained = self.chained.saturating_sub(1);
+        if self.broken.is_none() {
+            if result >= 0 {
+                self.settle(result);
+            } else {
+                self.broken = Some(result);
+            }
+        }
+        if self.chained == 0
+            && let Some(result) = self.broken.take()
+        {
+            self.settle(result);
+        }
+    }
+
+    fn settle(&mut self, result: i32) {
+        let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
+        let settled =
+            self.outbox.settle(&mut self.ring.sends, result, self.files.get(socket));
+        if settled == Settled::Blocked && !self.blocked {
+            self.blocked = true;
+            self.ring.poll(socket, libc::POLLOUT);
+        }
+    }
+
+    fn written(&mut self, index: u16, result: i32) {
+        let (packets, bytes) = self.ring.writes.carries(index);
+        match -result {
+            _ if result >= 0 => {
+                let inbound = &self.counters.inbound;
+                inbound.packets.add(packets.into());
+                inbound.bytes.add(bytes.into());
+                inbound.writes.add(1);
+            }
+            libc::EIO => self.counters.count_drop(DropReason::TunDown, packets.into()),
+            errno => {
+                self.counters.count_drop(DropReason::TunRejected, packets.into());
+                if device_gone(errno) {
+                    self.fatal = Some(errno);
+                } else if packets > 1 && !self.merge_refused {
+                    self.merge_refused = true;
+                    let _ = self.notices.try_send(Notice::MergeRefused { errno });
+                }
+            }
+        }
+        for i in 0..self.ring.writes.slots(index).len() {
+            let slot = usize::from(self.ring.writes.slots(index)[i]);
+            self.references[slot] -= 1;
+            if self.references[slot] == 0
+                && let Some(slot) = self.parked[slot].take()
+            {
+                self.lend(slot);
+            }
+        }
+        self.ring.writes.finish(index);
+    }
+
+    /// Lends a receive slot again, or parks it while writes still point into it.
+    pub(super) fn release(&mut self, slot: Slot) {
+        let index = usize::from(slot.index());
+        if self.references[index] == 0 {
+            self.lend(slot);
+        } else {
+            self.parked[index] = Some(slot);
+        }
+    }
+
+    fn lend(&mut self, slot: Slot) {
+        let socket = usize::from(slot.index() / RECEIVE_SLOTS);
+        self.ring.lend(self.files.socket_index(socket), slot);
+    }
+}
+
+impl Transmit for Tx {
+    fn send_slot(&mut self) -> Option<Slot> {
+        if self.queued_bytes >= FLUSH_BYTES || self.outbox.free_count() == 0 {
+            self.flush();
+        }
+        self.outbox.take()
+    }
+
+    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
+        let family = self.files.socket_for(to);
+        let socket = self.files.socket_index(family);
+        self.queued_bytes += len;
+        if self.ring.sends.room() < len.div_ceil(segment_len.max(1)) {
+            self.flush();
+        }
+        let datagrams = Datagrams { socket, to, len, segment_len };
+        self.outbox.queue(&mut self.ring.sends, slot, datagrams);
+    }
+
+    fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {
+        if self.queued_bytes >= FLUSH_BYTES || !self.ring.writes.has_room() {
+            self.flush();
+        }
+        let stretches = pieces.iter().map(|piece| (piece.slot, piece.offset, piece.len));
+        let Some(index) = self.ring.writes.prepare(head, stretches, packets, bytes) else {
+            self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
+            return;
+        };
+        for &slot in self.ring.writes.slots(index) {
+            self.references[usize::from(slot)] += 1;
+        }
+        self.queued_bytes += bytes as usize;
+        self.ring.write(index, queue);
+    }
+
+    fn merge_refused(&self) -> bool {
+        self.merge_refused
+    }
+}
