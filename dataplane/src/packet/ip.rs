@@ -54,9 +54,7 @@ pub enum Version {
 pub fn inner_packet(bytes: &[u8]) -> Result<&[u8], InnerError> {
     let first = bytes.first().ok_or(InnerError::NotIp)?;
     let (min, len) = match first >> 4 {
-        4 if bytes.len() >= IPV4_LEN => {
-            (usize::from(first & 15) * 4, usize::from(get16(bytes, 2)))
-        }
+        4 if bytes.len() >= IPV4_LEN => (usize::from(first & 15) * 4, usize::from(get16(bytes, 2))),
         6 if bytes.len() >= IPV6_LEN => (IPV6_LEN, IPV6_LEN + usize::from(get16(bytes, 4))),
         4 | 6 => return Err(InnerError::LengthMismatch),
         _ => return Err(InnerError::NotIp),

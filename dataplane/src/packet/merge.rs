@@ -55,14 +55,7 @@ pub trait Sink {
     /// most [`HEAD_MAX`] bytes. There are 1..=[`MAX_PIECES`] pieces. `packets` counts the packets
     /// received that are in it, `bytes` their IP bytes; `flow_hash` is
     /// [`flow_hash`](super::ip::flow_hash) of their flow.
-    fn write(
-        &mut self,
-        head: &[u8],
-        pieces: &[Piece],
-        packets: u32,
-        bytes: u32,
-        flow_hash: u32,
-    );
+    fn write(&mut self, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32, flow_hash: u32);
 }
 
 /// Merges the packets of one queue. See the module.
@@ -110,10 +103,12 @@ impl Merger {
             self.bad_checksums += 1;
             return self.pass(packet, at, sink);
         }
-        match self.last {
-            Some(last) if self.append(last, &candidate, at, sink) => {}
-            _ => self.place(&candidate, at, sink),
+        if let Some(last) = self.last
+            && self.append(last, &candidate, at, sink)
+        {
+            return;
         }
+        self.place(&candidate, at, sink);
     }
 
     /// Writes out everything held, oldest first packet first.

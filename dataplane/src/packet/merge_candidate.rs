@@ -147,8 +147,15 @@ impl<'a> Candidate<'a> {
         let (transport_len, seq, push) =
             if kind.is_tcp() { parse_tcp(transport)? } else { parse_udp(transport)? };
         let header_len = kind.ip_len() + transport_len;
-        (packet.len() > header_len)
-            .then_some(Self { packet, kind, header_len, id, dont_fragment, seq, push })
+        (packet.len() > header_len).then_some(Self {
+            packet,
+            kind,
+            header_len,
+            id,
+            dont_fragment,
+            seq,
+            push,
+        })
     }
 
     /// Whether the transport checksum and, for IPv4, the header checksum are right.

@@ -12,9 +12,7 @@
 use super::bytes::{get16, get32, low16, low32, put16, put32};
 use super::checksum::{Sum, copy_and_sum, pseudo_v4, pseudo_v6, sum};
 use super::ip::{Headers, TCP, UDP, Version};
-use super::virtio::{
-    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr,
-};
+use super::virtio::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr};
 
 /// Longest run of headers that a super-packet may have: IPv4 and TCP with all their options take
 /// 120 bytes, IPv6 and TCP leave 28 for extension headers.
