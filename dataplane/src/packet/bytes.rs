@@ -38,11 +38,11 @@ pub(super) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     }
 }
 
-/// A length known to fit 16 bits; the mask is what tells the compiler so.
+/// A length known to fit 16 bits.
 #[inline]
 pub(super) fn low16(len: usize) -> u16 {
     debug_assert!(len <= usize::from(u16::MAX), "length {len} beyond 16 bits");
-    (len & 0xffff) as u16
+    u16::try_from(len).unwrap_or(u16::MAX)
 }
 
 /// A length known to fit 32 bits.

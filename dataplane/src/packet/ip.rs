@@ -228,9 +228,9 @@ pub fn flow_hash(packet: &[u8]) -> u32 {
 
 #[inline]
 fn end(address: &[u8; 16], port: u16) -> u64 {
-    let value = u128::from_ne_bytes(*address);
-    let (low, high) = ((value & u128::from(u64::MAX)) as u64, (value >> 64) as u64);
-    mix(mix(low ^ (u64::from(port) << 48)).wrapping_add(high ^ u64::from(port)))
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *address;
+    let (first, second) = (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest));
+    mix(mix(first ^ (u64::from(port) << 48)).wrapping_add(second))
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).

@@ -61,8 +61,6 @@ pub struct Split<'a> {
     plan: Plan,
 }
 
-// On the stack, once per frame: boxing the larger variant would allocate.
-#[expect(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Plan {
     Unchanged,
@@ -244,7 +242,7 @@ impl Segments {
         let len = self.header_len + body.len();
         match self.version {
             Version::V4 => {
-                let id = self.id.wrapping_add((i & 0xffff) as u16);
+                let id = self.id.wrapping_add(low16(i & 0xffff));
                 let checksum = self.ip_sum.add_u16(low16(len)).add_u16(id).finish();
                 put16(head, 2, low16(len));
                 put16(head, 4, id);
