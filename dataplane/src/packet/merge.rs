@@ -5,7 +5,7 @@
 //! together is merged as the kernel's own GRO would, so that the host's stack runs once for up to
 //! 64 packets. Guaranteed: packets of a flow leave in the order they came; nothing with a wrong
 //! checksum is merged or repaired; a group can be cut into the very same packets again
-//! ([`merge_flow`](super) lists the two exceptions). All memory is allocated in [`Merger::new`].
+//! (merge_flow.rs names the two exceptions). All memory is allocated in [`Merger::new`].
 //!
 //! What is held is lost sight of unless [`Merger::flush`] is called at the end of the batch,
 //! before the slots are reused.
@@ -19,8 +19,8 @@ use super::virtio;
 /// Flows held at a time; one more sends out the oldest.
 pub const MAX_FLOWS: usize = 32;
 
-/// Segments of a super-packet at most: the kernel's own bound for UDP (`UDP_MAX_SEGMENTS`, 64
-/// until 6.9) and 64 KiB worth of segments at usual sizes.
+/// Segments of a super-packet at most: the bound of the kernel's own GRO for UDP
+/// (`UDP_GRO_CNT_MAX`, net/ipv4/udp_offload.c), and more than 64 KiB at usual segment sizes.
 pub const MAX_PIECES: usize = 64;
 
 /// Longest `head` of a write, in bytes: virtio, IPv6 and TCP headers with all TCP options.
@@ -188,7 +188,8 @@ impl Merger {
                 self.release(number, sink);
             }
         } else {
-            // A fragment, or something without ports: it may belong to any flow of these hosts.
+            // A fragment, whose ports are unknown: it may belong to any flow of these hosts. ICMP and
+            // the like come here as well, which is needless but rare.
             self.release_addresses(&key, sink);
         }
         alone(at, hash, sink);
