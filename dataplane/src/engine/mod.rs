@@ -139,8 +139,7 @@ impl Engine {
             sockets: config.sockets.get(worker).cloned().unwrap_or_default(),
             wake: Arc::clone(&wake),
         };
-        let outbound =
-            Outbound::new(config.peer, queue, steering.clone(), Arc::clone(&counters));
+        let outbound = Outbound::new(config.peer, queue, steering.clone(), Arc::clone(&counters));
         let inbound =
             Inbound::new(config.peer, steering.clone(), config.merge, Arc::clone(&counters));
         let start = backend::Start {

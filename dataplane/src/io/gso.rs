@@ -47,8 +47,7 @@ impl GsoTable {
     #[inline]
     #[must_use]
     pub fn allows(&self, to: SocketAddr, segment_len: usize) -> bool {
-        self.enabled
-            && (self.refused.is_empty() || self.allows_at(to, segment_len, Instant::now()))
+        self.enabled && (self.refused.is_empty() || self.allows_at(to, segment_len, Instant::now()))
     }
 
     fn allows_at(&self, to: SocketAddr, segment_len: usize, now: Instant) -> bool {

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
-use crate::ring::receive::{PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN, payload};
+use crate::ring::receive::{
+    PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN, payload,
+};
 use crate::ring::receive_batch::ReceiveBatch;
 use crate::ring::sends::SendQueue;
 use crate::ring::writes::WritePool;
@@ -100,7 +102,16 @@ impl Mmsg {
         };
         let turn_slots = Vec::with_capacity(idle.len());
         let batch = ReceiveBatch::new(usize::from(RECEIVES_PER_TURN));
-        Ok(Self { tx, epoll, frame, idle, turn_slots, batch, more: false, watching_writable: false })
+        Ok(Self {
+            tx,
+            epoll,
+            frame,
+            idle,
+            turn_slots,
+            batch,
+            more: false,
+            watching_writable: false,
+        })
     }
 
     /// Waits; returns the bits (1 << token) of the files that are ready.

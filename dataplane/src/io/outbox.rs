@@ -10,10 +10,10 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::Datagrams;
+use super::counters::{Counters, DropReason};
 use super::gso::GsoTable;
 use crate::ring::memory::Slot;
 use crate::ring::sends::SendQueue;
-use super::counters::{Counters, DropReason};
 
 /// News for control, over a bounded channel; lost when that is full.
 #[derive(Clone, Copy, Debug)]

@@ -83,8 +83,7 @@ impl Uring {
             ring.add_group(files.socket_index(socket), rest)?;
         }
         let slot_count = usize::from(receive_slots);
-        let outbox =
-            Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
+        let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
         let receives_armed = vec![false; files.sockets.len()];
         let tx = Tx::new(ring, outbox, files, counters, notices);
         Ok(Self {
@@ -233,4 +232,3 @@ impl Backend for Uring {
         }
     }
 }
-

@@ -209,8 +209,7 @@ impl Tx {
 
     fn settle(&mut self, result: i32) {
         let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
-        let settled =
-            self.outbox.settle(&mut self.ring.sends, result, self.files.get(socket));
+        let settled = self.outbox.settle(&mut self.ring.sends, result, self.files.get(socket));
         if settled == Settled::Blocked && !self.blocked {
             self.blocked = true;
             self.ring.poll(socket, libc::POLLOUT);

@@ -81,8 +81,7 @@ impl WritePool {
         let mut count = 1;
         for (slot, offset, len) in pieces {
             let address = self.received.address(slot, offset, len)?;
-            gather.vectors[count] =
-                libc::iovec { iov_base: address.cast(), iov_len: len as usize };
+            gather.vectors[count] = libc::iovec { iov_base: address.cast(), iov_len: len as usize };
             count += 1;
             if gather.slots[..gather.slot_count].last() != Some(&slot) {
                 gather.slots[gather.slot_count] = slot;
@@ -137,9 +136,8 @@ impl WritePool {
         let (vectors, count) = self.vectors(index);
         // SAFETY: the vectors point into our own head and into slots of a mapping that
         // `received` keeps alive; all were filled by `prepare`.
-        let written = unsafe {
-            libc::writev(queue.as_raw_fd(), vectors, i32::try_from(count).unwrap_or(0))
-        };
+        let written =
+            unsafe { libc::writev(queue.as_raw_fd(), vectors, i32::try_from(count).unwrap_or(0)) };
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 }

@@ -8,8 +8,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::io::{Slot, Transmit};
 use crate::io::counters::{Counters, DropReason};
+use crate::io::{Slot, Transmit};
 use crate::packet::ip::flow_hash;
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
