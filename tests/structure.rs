@@ -9,6 +9,13 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 500;
 const TEST_FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 70;
+/// Words that open unsafe code; put together here so that this file does not find itself.
+const UNSAFE: [&str; 4] = [
+    concat!("unsafe", " {"),
+    concat!("unsafe", " impl"),
+    concat!("unsafe", " fn"),
+    concat!("unsafe", " extern"),
+];
 const WIDTH_MAX: usize = 100;
 
 /// What each room may import from the crate. Adding a line here is a decision, not a detail.
@@ -126,9 +133,8 @@ fn unsafe_lives_in_sys_and_ring_and_says_why() {
         let allowed = matches!(source.room(), Some("sys" | "ring"));
         let lines: Vec<&str> = source.text.lines().collect();
         for (number, line) in source.code() {
-            let is_unsafe =
-                ["{", "impl", "fn", "extern"].iter().any(|w| line.contains(&format!("unsafe {w}")));
-            if !is_unsafe {
+            let found = UNSAFE.iter().any(|words| line.contains(words));
+            if !found {
                 continue;
             }
             let path = source.path.display();

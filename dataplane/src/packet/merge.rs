@@ -193,8 +193,8 @@ impl Merger {
                 self.release(number, sink);
             }
         } else {
-            // A fragment, whose ports are unknown: it may belong to any flow of these hosts. ICMP and
-            // the like come here as well, which is needless but rare.
+            // A fragment, whose ports are unknown: it may belong to any flow of these hosts. ICMP
+            // and the like come here as well, which is needless but rare.
             self.release_addresses(&key, sink);
         }
         alone(at, hash, sink);

@@ -6,6 +6,7 @@ use super::super::frames::*;
 use super::super::ip::{FlowKey, inner_packet};
 use super::super::virtio::VirtioHdr;
 use super::*;
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// What happens to one packet on its way, most often nothing.
@@ -211,7 +212,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_survived(
-        mut packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 1..9),
+        mut packets in vec(vec(any::<u8>(), 0..90), 1..9),
         first in prop::sample::select(vec![0x45u8, 0x60, 0x46]),
         protocol in prop::sample::select(vec![6u8, 17]),
     ) {

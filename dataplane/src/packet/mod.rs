@@ -3,7 +3,7 @@
 //! In the order a packet meets them:
 //!
 //! ```text
-//! outbound   tun read  ─► virtio (what the kernel left undone) ─► split (GSO: one frame, n packets)
+//! outbound   tun read  ─► virtio (what is left to do) ─► split (GSO: one frame, n packets)
 //! inbound    wire read ─► ip (is it one whole IP packet?) ─► merge (GRO: n packets, one tun write)
 //! ```
 //!
