@@ -257,8 +257,8 @@ mod tests {
     fn a_full_queue_gives_the_slot_back() {
         let (_pool, mut slots) = Pool::new(2, 65_000).unwrap();
         let mut queue = SendQueue::new();
-        queue.push(slots.pop().unwrap(), datagrams(65_000, 64), false).unwrap_err();
-        queue.push(slots.pop().unwrap(), datagrams(65_000, 64), true).unwrap();
+        queue.push(slots.pop().unwrap(), datagrams(65_000, 60), false).unwrap_err();
+        queue.push(slots.pop().unwrap(), datagrams(65_000, 60), true).unwrap();
         assert_eq!(queue.room(), SENDS_MAX - 1);
     }
 }
