@@ -51,8 +51,8 @@ pub fn run(args: &Args) -> Result<Exit> {
 }
 
 fn all() -> Result<Vec<Status>> {
-    let paths = socket::list()
-        .with_context(|| format!("cannot list {}", socket::run_dir().display()))?;
+    let paths =
+        socket::list().with_context(|| format!("cannot list {}", socket::run_dir().display()))?;
     let mut statuses = Vec::new();
     for path in paths {
         match ask(&path)? {
@@ -93,7 +93,11 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
         status.mtu, status.gso_max_size, status.tx_queue_len
     )?;
     let backend = &status.backend;
-    writeln!(out, "  backend     {}, tun read {}: {}", backend.name, backend.tun_read, backend.reason)?;
+    writeln!(
+        out,
+        "  backend     {}, tun read {}: {}",
+        backend.name, backend.tun_read, backend.reason
+    )?;
     let offloads = &status.offloads;
     let on_off = |on: bool| if on { "on" } else { "off" };
     writeln!(
@@ -113,7 +117,10 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
         bytes(buffers.receive_bytes),
         bytes(buffers.send_bytes),
         if clipped {
-            format!(" (wanted {}: clipped by net.core.rmem_max, wmem_max)", bytes(buffers.wanted_bytes))
+            format!(
+                " (wanted {}: clipped by net.core.rmem_max, wmem_max)",
+                bytes(buffers.wanted_bytes)
+            )
         } else {
             String::new()
         }
@@ -198,7 +205,10 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  dropped     {count}: {text}")?;
     }
     let notes = [
-        (sum(|worker| worker.bad_checksums), "arrived with a wrong inner checksum, passed on as is"),
+        (
+            sum(|worker| worker.bad_checksums),
+            "arrived with a wrong inner checksum, passed on as is",
+        ),
         (sum(|worker| worker.receive_starved), "receives paused for want of buffers, nothing lost"),
         (sum(|worker| worker.gso_refused), "sends repeated packet by packet, UDP_SEGMENT refused"),
     ];

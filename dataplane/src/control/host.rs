@@ -231,9 +231,9 @@ fn open_queues(plan: &Plan) -> Result<Vec<SyncDevice>, HostError> {
         queues.push(more);
     }
     for queue in &queues {
-        queue
-            .set_nonblocking(true)
-            .map_err(|error| step(format!("make the queues of {} non-blocking", plan.name), error))?;
+        queue.set_nonblocking(true).map_err(|error| {
+            step(format!("make the queues of {} non-blocking", plan.name), error)
+        })?;
     }
     Ok(queues)
 }
@@ -249,17 +249,13 @@ fn set_offloads(queues: &[SyncDevice], wanted: bool) -> Result<TunOffloads, Host
     if set(sys::TUN_OFFLOAD_TSO | sys::TUN_OFFLOAD_USO).is_ok() {
         return Ok(TunOffloads { tso: true, uso: true });
     }
-    set(sys::TUN_OFFLOAD_TSO)
-        .map_err(|error| step("switch the tun device's TCP offload on (--tun-gso off works)", error))?;
+    set(sys::TUN_OFFLOAD_TSO).map_err(|error| {
+        step("switch the tun device's TCP offload on (--tun-gso off works)", error)
+    })?;
     Ok(TunOffloads { tso: true, uso: false })
 }
 
-fn configure(
-    netlink: &mut Netlink,
-    index: u32,
-    plan: &Plan,
-    mtu: u32,
-) -> Result<(), HostError> {
+fn configure(netlink: &mut Netlink, index: u32, plan: &Plan, mtu: u32) -> Result<(), HostError> {
     let name = &plan.name;
     let queue_len = plan.tuning.tx_queue_len;
     netlink

@@ -249,10 +249,7 @@ mod tests {
     #[test]
     fn several_messages_in_one_datagram() {
         let both = [message(RTM_NEWLINK, 7), message(RTM_DELLINK, 7), message(RTM_NEWLINK, 7)];
-        assert_eq!(
-            read_changes(&both.concat(), 7),
-            [Change::LinkChanged, Change::LinkDeleted]
-        );
+        assert_eq!(read_changes(&both.concat(), 7), [Change::LinkChanged, Change::LinkDeleted]);
     }
 
     #[test]

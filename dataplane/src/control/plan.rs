@@ -324,9 +324,7 @@ fn check_mtu(mtu: u32, addresses: &[Network]) -> Result<(), PlanError> {
         return Err(PlanError::Mtu { mtu });
     }
     match addresses.iter().find(|network| network.address.is_ipv6()) {
-        Some(network) if mtu < MTU_IPV6_MIN => {
-            Err(PlanError::MtuIpv6 { mtu, network: *network })
-        }
+        Some(network) if mtu < MTU_IPV6_MIN => Err(PlanError::MtuIpv6 { mtu, network: *network }),
         _ => Ok(()),
     }
 }

@@ -40,8 +40,7 @@ fn encap_must_be_said() {
 #[test]
 fn a_port_listens_on_both_families_and_only_ipv4_is_required() {
     let plan = plan(|options| options.listen = vec![Listen::Port(7)]).unwrap();
-    let at: Vec<_> =
-        plan.listen.iter().map(|at| (at.address.to_string(), at.required)).collect();
+    let at: Vec<_> = plan.listen.iter().map(|at| (at.address.to_string(), at.required)).collect();
     assert_eq!(at, [("0.0.0.0:7".to_owned(), true), ("[::]:7".to_owned(), false)]);
 }
 
@@ -59,8 +58,7 @@ fn one_listen_a_family() {
 
 #[test]
 fn the_peers_family_must_be_listened_on() {
-    let error =
-        plan(|options| options.peer = "[2001:db8::2]:51820".parse().unwrap()).unwrap_err();
+    let error = plan(|options| options.peer = "[2001:db8::2]:51820".parse().unwrap()).unwrap_err();
     assert!(error.to_string().contains("--listen [::]:51820"), "{error}");
 }
 
@@ -87,7 +85,10 @@ fn mtu_range() {
         assert!(plan(|options| options.mtu = Some(good)).is_ok(), "{good}");
     }
     for bad in [0, 575, 65_508, u32::MAX] {
-        assert_eq!(plan(|options| options.mtu = Some(bad)).unwrap_err(), PlanError::Mtu { mtu: bad });
+        assert_eq!(
+            plan(|options| options.mtu = Some(bad)).unwrap_err(),
+            PlanError::Mtu { mtu: bad }
+        );
     }
 }
 

@@ -65,13 +65,6 @@ pub enum RunError {
 pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     // Before anything exists, so that no signal can find something that nobody would undo.
     let signals = SignalThread::start()?;
-    if plan.encap == Encap::Plain {
-        warn!(
-            peer = %plan.peer,
-            "plain: packets are readable on the way, and whoever can forge the peer's address and \
-             port can inject packets into this tunnel"
-        );
-    }
     let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
     let mut control = ControlSocket::bind(&plan.name)?;
     let bound = Bound::bind(plan)?;
@@ -199,11 +192,12 @@ fn announce(plan: &Plan, fixed: &Fixed, view: &EngineView, device: &TunDevice) {
     let description = view.describe();
     let on_off = |on: bool| if on { "on" } else { "off" };
     info!(
-        "{} is up: {} to {}, {} workers on cores {:?}, MTU {}, {} ({})",
+        "{} is up: {} to {}, {} worker{} on {:?}, MTU {}, {} ({})",
         link.name,
         plan.encap.name(),
         plan.peer,
         plan.cpus.len(),
+        if plan.cpus.len() == 1 { "" } else { "s" },
         plan.cpus,
         link.mtu,
         fixed.backend,
@@ -225,6 +219,13 @@ fn announce(plan: &Plan, fixed: &Fixed, view: &EngineView, device: &TunDevice) {
         "socket buffers: {} bytes to receive, {} to send (wanted {})",
         buffers.receive_bytes, buffers.send_bytes, buffers.wanted_bytes
     );
+    if plan.encap == Encap::Plain {
+        warn!(
+            peer = %plan.peer,
+            "plain: packets are readable on the way, and whoever can forge the peer's address and \
+             port can inject packets into this tunnel"
+        );
+    }
     if buffers.receive_bytes.min(buffers.send_bytes) < buffers.wanted_bytes {
         warn!(
             "socket buffers are clipped by net.core.rmem_max and wmem_max: bursts may be dropped. \

@@ -151,7 +151,8 @@ fn read_direction(direction: &counters::Direction) -> Direction {
 /// The second word of /proc/self/statm is the resident set in pages.
 fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let pages: u64 =
+        statm.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
     pages * sys::page_size()
 }
 

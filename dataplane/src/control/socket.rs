@@ -89,10 +89,9 @@ pub enum SocketError {
 /// The folder of control sockets.
 #[must_use]
 pub fn run_dir() -> PathBuf {
-    env::var_os(RUN_DIR_VARIABLE).filter(|dir| !dir.is_empty()).map_or_else(
-        || PathBuf::from(RUN_DIR),
-        PathBuf::from,
-    )
+    env::var_os(RUN_DIR_VARIABLE)
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(RUN_DIR), PathBuf::from)
 }
 
 /// Where the engine of a device listens.
@@ -117,9 +116,7 @@ pub fn list() -> io::Result<Vec<PathBuf>> {
 /// Asks the engine at `path` for its state.
 pub fn query(path: &Path) -> Result<Status, SocketError> {
     let absent = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            SocketError::Forbidden { path: path.to_owned(), error }
-        }
+        io::ErrorKind::PermissionDenied => SocketError::Forbidden { path: path.to_owned(), error },
         _ => SocketError::Absent { path: path.to_owned(), error },
     };
     let mut stream = UnixStream::connect(path).map_err(absent)?;
@@ -160,11 +157,7 @@ impl ControlSocket {
         status: impl FnMut() -> Status + Send + 'static,
     ) -> Result<(), SocketError> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        let failed = |error| SocketError::Create {
-            what: "serve",
-            path: self.path.clone(),
-            error,
-        };
+        let failed = |error| SocketError::Create { what: "serve", path: self.path.clone(), error };
         listener.set_nonblocking(true).map_err(failed)?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
         let mut server = Server { listener, stopped, clients: Vec::new(), status };

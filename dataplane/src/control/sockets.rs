@@ -193,27 +193,24 @@ fn bind_group(at: &ListenAt, workers: usize) -> Result<Option<Vec<Socket>>, Sock
 
 fn new_socket(address: SocketAddr) -> Result<Socket, SocketsError> {
     let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(
-        |error| match error.raw_os_error() {
-            Some(libc::EAFNOSUPPORT) => {
-                SocketsError::NoFamily { address, family: family_name(address.ip()) }
+    let socket =
+        Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EAFNOSUPPORT) => {
+                    SocketsError::NoFamily { address, family: family_name(address.ip()) }
+                }
+                _ => failed("create a socket", address, error),
             }
-            _ => failed("create a socket", address, error),
-        },
-    )?;
+        })?;
     if address.is_ipv6() {
-        socket
-            .set_only_v6(true)
-            .map_err(|error| failed("set IPV6_V6ONLY", address, error))?;
+        socket.set_only_v6(true).map_err(|error| failed("set IPV6_V6ONLY", address, error))?;
     }
     Ok(socket)
 }
 
 fn bind(socket: &Socket, address: SocketAddr) -> Result<(), SocketsError> {
     socket.bind(&address.into()).map_err(|error| match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            SocketsError::InUse { address, owner: port_owner::find(address) }
-        }
+        Some(libc::EADDRINUSE) => SocketsError::InUse { address, owner: port_owner::find(address) },
         Some(libc::EADDRNOTAVAIL) => SocketsError::NotLocal { address },
         Some(libc::EACCES | libc::EPERM) => SocketsError::Forbidden { address, error },
         _ => failed("bind", address, error),
@@ -243,7 +240,7 @@ fn take_turn(port: u16) -> Option<UnixDatagram> {
 }
 
 /// Asks for buffers of `bytes`, past the sysctl limits where we may, and tells what was granted.
-fn grow_buffers(socket: &Socket, bytes: u32) -> (u64, u64) {
+pub(super) fn grow_buffers(socket: &Socket, bytes: u32) -> (u64, u64) {
     let value = i32::try_from(bytes).unwrap_or(i32::MAX);
     let set = |option| sys::set_socket_option(socket.as_fd(), libc::SOL_SOCKET, option, value);
     let receive = set(libc::SO_RCVBUFFORCE).or_else(|_| set(libc::SO_RCVBUF));

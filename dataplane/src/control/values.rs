@@ -30,7 +30,9 @@ pub enum ValueError {
         problem: &'static str,
     },
     /// Not ADDRESS/PREFIX.
-    #[error("{text:?} is no address with a prefix: {problem}; for example 10.7.0.1/24 or fd00::1/64")]
+    #[error(
+        "{text:?} is no address with a prefix: {problem}; for example 10.7.0.1/24 or fd00::1/64"
+    )]
     Network {
         /// What was written.
         text: String,
@@ -163,7 +165,9 @@ impl FromStr for Network {
             return Err(refuse(format!("the prefix length must be 1 to {longest}")));
         };
         if address.is_unspecified() || address.is_multicast() {
-            return Err(refuse("a device cannot have the unspecified or a multicast address".into()));
+            return Err(refuse(
+                "a device cannot have the unspecified or a multicast address".into(),
+            ));
         }
         Ok(Self { address, prefix_len })
     }
@@ -216,7 +220,11 @@ impl FromStr for Peer {
         let refuse = |problem| Err(ValueError::Peer { text: text.to_owned(), problem });
         let Ok(address) = text.parse::<SocketAddr>() else {
             let bare = text.parse::<IpAddr>().is_ok();
-            return refuse(if bare { "the port is missing" } else { "it is no IP address and port" });
+            return refuse(if bare {
+                "the port is missing"
+            } else {
+                "it is no IP address and port"
+            });
         };
         if address.port() == 0 {
             return refuse("port 0 cannot be sent to");

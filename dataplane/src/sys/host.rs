@@ -37,8 +37,7 @@ pub fn tun_interface(fd: BorrowedFd<'_>) -> io::Result<(String, u16)> {
     // SAFETY: ifreq is plain old data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // SAFETY: TUNGETIFF writes at most one ifreq, and `request` outlives the call.
-    let result =
-        unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) };
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) };
     check(result)?;
     // SAFETY: TUNGETIFF fills ifru_flags; any bit pattern is a valid c_short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
@@ -73,13 +72,7 @@ pub fn socket_option(fd: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Res
     let mut len = size_of_u32::<c_int>();
     // SAFETY: both pointers are to locals that outlive the call, and `len` is the room in `value`.
     let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
     };
     check(result).map(|_| value)
 }
@@ -109,9 +102,11 @@ pub fn poll_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::R
         .iter()
         .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
-    let timeout_ms = timeout.map_or(-1, |wait| c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX));
+    let timeout_ms =
+        timeout.map_or(-1, |wait| c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX));
     // SAFETY: the pointer and the count describe `polled`, which outlives the call.
-    let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
+    let result =
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
     match check(result) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(polled.iter().map(|one| one.revents != 0).collect()),
@@ -135,7 +130,8 @@ pub fn process_cpu_us() -> io::Result<(u64, u64)> {
     let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     check(result)?;
     let micros = |time: libc::timeval| {
-        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+            + u64::try_from(time.tv_usec).unwrap_or(0)
     };
     Ok((micros(usage.ru_utime), micros(usage.ru_stime)))
 }
