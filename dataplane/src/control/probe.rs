@@ -87,7 +87,7 @@ pub struct NamespaceAnswer {
 #[must_use]
 pub fn all() -> Vec<Finding> {
     let own = namespace(true);
-    let own_works = own.as_ref().is_ok_and(|answer| answer.refused.is_none());
+    let own_works = own.refused.is_none();
     // Root may enter a network namespace even where user namespaces are forbidden.
     let tried = if own_works { own.clone() } else { namespace(false) };
     let mut findings = vec![tun_driver(), net_admin(own_works)];
@@ -167,7 +167,7 @@ fn io_uring() -> Vec<Finding> {
     ]
 }
 
-fn tun_offloads(tried: &io::Result<NamespaceAnswer>) -> Finding {
+fn tun_offloads(tried: &NamespaceAnswer) -> Finding {
     let name = "tun_offloads";
     let unknown = |why: String| Finding {
         name,
@@ -177,23 +177,22 @@ fn tun_offloads(tried: &io::Result<NamespaceAnswer>) -> Finding {
         remedy: Some("run `ringtun check` as root".to_owned()),
     };
     match tried {
-        Err(error) => unknown(error.to_string()),
-        Ok(NamespaceAnswer { refused: Some(why), .. }) => unknown(why.clone()),
-        Ok(NamespaceAnswer { tun_error: Some(error), .. }) => Finding::miss(
+        NamespaceAnswer { refused: Some(why), .. } => unknown(why.clone()),
+        NamespaceAnswer { tun_error: Some(error), .. } => Finding::miss(
             name,
             State::Missing,
             format!("no tun device with offloads can be created: {error}"),
             "no tunnel device can be created",
             "see tun_driver; offloads need Linux 2.6.27 or later",
         ),
-        Ok(NamespaceAnswer { uso: false, .. }) => Finding::miss(
+        NamespaceAnswer { uso: false, .. } => Finding::miss(
             name,
             State::Slower,
             "TCP super-packets (TSO), but no UDP super-packets (USO)",
             "UDP that is sent in bulk (QUIC) enters the tunnel packet by packet",
             "Linux 6.2 or later",
         ),
-        Ok(_) => Finding::ok(name, "TCP and UDP super-packets (TSO, USO)"),
+        NamespaceAnswer { .. } => Finding::ok(name, "TCP and UDP super-packets (TSO, USO)"),
     }
 }
 
@@ -297,14 +296,10 @@ fn clamp(bytes: u64) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-fn user_namespaces(own: &io::Result<NamespaceAnswer>) -> Finding {
+fn user_namespaces(own: &NamespaceAnswer) -> Finding {
     let name = "user_namespaces";
-    let refused = match own {
-        Ok(NamespaceAnswer { refused: None, .. }) => {
-            return Finding::ok(name, "`ringtun demo` needs no rights here");
-        }
-        Ok(NamespaceAnswer { refused: Some(why), .. }) => why.clone(),
-        Err(error) => error.to_string(),
+    let Some(refused) = own.refused.clone() else {
+        return Finding::ok(name, "`ringtun demo` needs no rights here");
     };
     Finding::miss(
         name,
@@ -335,7 +330,14 @@ fn user_namespace_remedy() -> String {
 /// Starts this program again to look around in namespaces that vanish with it.
 ///
 /// A process must have a single thread to enter a user namespace, so this one cannot do it itself.
-fn namespace(user: bool) -> io::Result<NamespaceAnswer> {
+fn namespace(user: bool) -> NamespaceAnswer {
+    ask_child(user).unwrap_or_else(|error| NamespaceAnswer {
+        refused: Some(format!("a child process could not look: {error}")),
+        ..NamespaceAnswer::default()
+    })
+}
+
+fn ask_child(user: bool) -> io::Result<NamespaceAnswer> {
     let mut child = Command::new("/proc/self/exe")
         .arg(NAMESPACE_COMMAND)
         .args(user.then_some("--user"))
@@ -348,9 +350,7 @@ fn namespace(user: bool) -> io::Result<NamespaceAnswer> {
         stdout.take(ANSWER_LEN_MAX).read_to_string(&mut answer)?;
     }
     child.wait()?;
-    serde_json::from_str(&answer).map_err(|error| {
-        io::Error::other(format!("the probe's child process said nothing: {error}"))
-    })
+    serde_json::from_str(&answer).map_err(io::Error::other)
 }
 
 /// What the child does: enters namespaces, tries a tun device. Call it with one thread only.
@@ -392,12 +392,10 @@ mod tests {
         let mut findings = vec![tun_driver(), net_admin(true), net_admin(false), socket_buffers()];
         findings.extend(io_uring());
         findings.extend(udp_offloads());
-        let refused =
-            || Ok(NamespaceAnswer { refused: Some("no".to_owned()), ..Default::default() });
-        let no_tun =
-            || Ok(NamespaceAnswer { tun_error: Some("no".to_owned()), ..Default::default() });
-        findings.extend([user_namespaces(&refused()), tun_offloads(&refused())]);
-        findings.extend([tun_offloads(&no_tun()), tun_offloads(&Ok(NamespaceAnswer::default()))]);
+        let refused = NamespaceAnswer { refused: Some("no".to_owned()), ..Default::default() };
+        let no_tun = NamespaceAnswer { tun_error: Some("no".to_owned()), ..Default::default() };
+        findings.extend([user_namespaces(&refused), tun_offloads(&refused)]);
+        findings.extend([tun_offloads(&no_tun), tun_offloads(&NamespaceAnswer::default())]);
         for finding in findings {
             let must_explain = matches!(finding.state, State::Slower | State::Missing);
             assert!(!finding.found.is_empty());
