@@ -3,6 +3,7 @@
 //! In: how a command went. Out: a number that scripts may rely on. Which error is which is decided
 //! here and nowhere else.
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use crate::control::host::HostError;
@@ -51,10 +52,19 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
     if error.is::<PlanError>() || error.is::<ValueError>() {
         return Exit::Usage;
     }
+    if is_closed_pipe(error) {
+        return Exit::Ok;
+    }
     if let Some(error) = error.downcast_ref::<SocketError>() {
         return of_control(error);
     }
     error.downcast_ref::<RunError>().map_or(Exit::Failure, of_run)
+}
+
+/// Whether the reader of our output went away, as in `ringtun show | head -1`: no error of ours.
+#[must_use]
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn of_run(error: &RunError) -> Exit {
@@ -83,9 +93,16 @@ fn of_run(error: &RunError) -> Exit {
 fn of_control(error: &SocketError) -> Exit {
     match error {
         SocketError::Live { .. } => Exit::Conflict,
-        SocketError::Create { .. } | SocketError::Forbidden { .. } => Exit::NoPermission,
-        SocketError::Absent { .. } | SocketError::Answer { .. } => Exit::Failure,
+        SocketError::Create { error, .. } if is_denial(error.kind()) => Exit::NoPermission,
+        SocketError::Forbidden { .. } => Exit::NoPermission,
+        SocketError::Create { .. } | SocketError::Absent { .. } | SocketError::Answer { .. } => {
+            Exit::Failure
+        }
     }
+}
+
+fn is_denial(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
 #[cfg(test)]

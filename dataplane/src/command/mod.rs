@@ -55,7 +55,9 @@ pub fn main() -> ExitCode {
         Command::ProbeNamespace(args) => check::run_in_namespace(args),
     };
     let exit = result.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "error: {error:#}");
+        if !exit::is_closed_pipe(&error) {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+        }
         exit::of_error(&error)
     });
     exit.into()

@@ -95,7 +95,7 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
     let backend = &status.backend;
     writeln!(
         out,
-        "  backend     {}, tun read {}: {}",
+        "  backend     {}, tun by {}: {}",
         backend.name, backend.tun_read, backend.reason
     )?;
     let offloads = &status.offloads;

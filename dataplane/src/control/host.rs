@@ -28,6 +28,8 @@ use crate::sys::host as sys;
 const GONE_WAIT: Duration = Duration::from_secs(1);
 const GONE_POLL: Duration = Duration::from_millis(10);
 
+/// The number of the capability to configure the network.
+pub const CAP_NET_ADMIN: u32 = 12;
 /// Where the kernel's tun driver is reached.
 pub const TUN_NODE: &str = "/dev/net/tun";
 
@@ -160,6 +162,26 @@ impl TunDevice {
             thread::sleep(GONE_POLL);
         }
     }
+}
+
+/// Finds the usual obstacles before anything is taken: no driver, no permission.
+pub fn preflight(plan: &Plan) -> Result<(), HostError> {
+    check_node()?;
+    if has_capability(CAP_NET_ADMIN) {
+        return Ok(());
+    }
+    let error = io::Error::from_raw_os_error(libc::EPERM);
+    Err(HostError::Forbidden { what: format!("create the tun device {}", plan.name), error })
+}
+
+/// Whether this process has a capability, by its number.
+#[must_use]
+pub fn has_capability(capability: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Without /proc nobody knows; the kernel will say it soon enough.
+    mask.is_none_or(|mask| mask >> capability & 1 == 1)
 }
 
 /// Whether the device behind a tun descriptor is gone. A device that only moved to another

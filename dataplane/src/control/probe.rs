@@ -14,12 +14,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tun_rs::{DeviceBuilder, Layer};
 
-use super::host::TUN_NODE;
+use super::host::{CAP_NET_ADMIN, TUN_NODE, has_capability};
 use super::plan::Tuning;
 use crate::ring::probe as ring;
 use crate::sys::host as sys;
 
-const CAP_NET_ADMIN: u32 = 12;
 const ANSWER_LEN_MAX: u64 = 4_096;
 const LOOPBACK_WAIT: Duration = Duration::from_millis(500);
 /// The hidden subcommand that [`namespace`] starts this program with.
@@ -125,13 +124,6 @@ fn net_admin(user_namespaces_work: bool) -> Finding {
         return Finding::miss(name, State::Slower, found, cost, remedy);
     }
     Finding::miss(name, State::Missing, found, "no tunnel device can be created", remedy)
-}
-
-fn has_capability(capability: u32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> capability & 1 == 1)
 }
 
 fn io_uring() -> Vec<Finding> {

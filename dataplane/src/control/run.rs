@@ -13,7 +13,7 @@ use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
 use super::backend::{self, ChosenBackend};
-use super::host::{HostError, TunDevice};
+use super::host::{self, HostError, TunDevice};
 use super::link_watch::{DeviceState, LinkWatch, SharedDevice};
 use super::netlink::Netlink;
 use super::notify::notify;
@@ -46,10 +46,10 @@ pub enum RunError {
     #[error(transparent)]
     Control(#[from] SocketError),
     /// io_uring was asked for and is not to be had.
-    #[error("--io uring cannot be had: {0}. `--io auto` falls back to mmsg")]
+    #[error("--io uring cannot be had (`--io auto` would fall back to mmsg)")]
     Backend(#[from] UringError),
     /// The engine.
-    #[error("the engine failed: {0}")]
+    #[error("the engine failed")]
     Engine(#[from] EngineError),
     /// Signals or threads.
     #[error("cannot {what}: {error}")]
@@ -65,6 +65,7 @@ pub enum RunError {
 pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     // Before anything exists, so that no signal can find something that nobody would undo.
     let signals = SignalThread::start()?;
+    host::preflight(plan)?;
     let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
     let mut control = ControlSocket::bind(&plan.name)?;
     let bound = Bound::bind(plan)?;
@@ -191,14 +192,15 @@ fn announce(plan: &Plan, fixed: &Fixed, view: &EngineView, device: &TunDevice) {
     let link = device.link();
     let description = view.describe();
     let on_off = |on: bool| if on { "on" } else { "off" };
+    let cores: Vec<String> = plan.cpus.iter().map(|cpu| format!("core {cpu}")).collect();
     info!(
-        "{} is up: {} to {}, {} worker{} on {:?}, MTU {}, {} ({})",
+        "{} is up: {} to {}, {} worker{} on {}, MTU {}, {} ({})",
         link.name,
         plan.encap.name(),
         plan.peer,
         plan.cpus.len(),
         if plan.cpus.len() == 1 { "" } else { "s" },
-        plan.cpus,
+        cores.join(", "),
         link.mtu,
         fixed.backend,
         fixed.backend_reason,

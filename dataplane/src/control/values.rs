@@ -18,7 +18,7 @@ pub enum ValueError {
     /// A configuration file where only a name works today.
     #[error(
         "{0:?} looks like a file (it has a '/' or ends in .conf or .toml); configuration files are \
-         not supported yet, so give an interface name such as rt0"
+         not supported yet, and an interface name looks like rt0"
     )]
     File(String),
     /// Not an interface name.
