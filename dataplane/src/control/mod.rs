@@ -1,2 +1,33 @@
-//! control
+//! Everything around the packets: what is asked for, what the host can do, and setting it up and
+//! undoing it. Nothing here runs on a worker thread.
+//!
+//! In the order of a tunnel's life:
+//!
+//! ```text
+//! values ─► plan         what the user asks for, typed and checked
+//! probe, backend         what this machine can do, and which I/O backend follows from it
+//! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
+//! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
+//! run                    the foreground life of one engine, from set-up to exit
+//! ├─ notices             says what the workers found out
+//! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
+//! ├─ socket (snapshot, status)   answers `status` on /run/ringtun/NAME.sock
+//! └─ notify              tells systemd
+//! ```
+
+pub mod backend;
+pub mod gso_size;
+pub mod host;
+pub mod link_watch;
+pub mod netlink;
+pub mod notices;
+pub mod notify;
+pub mod plan;
+pub mod port_owner;
+pub mod probe;
+pub mod run;
+pub mod snapshot;
+pub mod socket;
+pub mod sockets;
 pub mod status;
+pub mod values;

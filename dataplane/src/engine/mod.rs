@@ -1,13 +1,13 @@
 //! Starts and stops the workers, and knows what they are made of.
 //!
 //! In: an open device, bound sockets and choices already made ([`EngineConfig`]). Out: threads
-//! that forward packets until [`Engine::stop`], counters anyone may read, and [`Event`]s when
-//! something changes that the user should know.
+//! that forward packets until [`Engine::stop`], an [`EngineView`] with their figures, and news
+//! when something changes that the user should know.
 
 pub mod backend;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::io::counters::Counters;
-use crate::io::outbox::Notice;
+pub use crate::io::outbox::Notice;
 use crate::io::{Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
@@ -29,14 +29,34 @@ pub use backend::BackendChoice;
 /// News waiting for control at most; more are lost, and counted nowhere: they only inform.
 const NOTICES_MAX: usize = 64;
 
-/// Everything a set of workers needs. All of it is decided before: the engine only runs it.
-#[derive(Clone, Debug)]
+/// Which super-packets the tun device exchanges with us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunOffloads {
+    /// TCP super-packets.
+    pub tso: bool,
+    /// UDP super-packets.
+    pub uso: bool,
+}
+
+/// One worker's UDP sockets: bound, non-blocking, buffers and options set.
+#[derive(Debug)]
+pub struct WorkerSockets {
+    /// For IPv4 peers.
+    pub v4: Option<UdpSocket>,
+    /// For IPv6 peers.
+    pub v6: Option<UdpSocket>,
+}
+
+/// Everything a set of workers needs, decided before; the vectors have one entry a worker.
+#[derive(Debug)]
 pub struct EngineConfig {
-    /// One queue of the tun device a worker, non-blocking, with a 10-byte virtio header.
-    pub queues: Vec<Arc<OwnedFd>>,
-    /// For each worker its UDP sockets (IPv4 before IPv6), non-blocking.
-    pub sockets: Vec<Vec<Arc<OwnedFd>>>,
-    /// For each worker the core it is pinned to.
+    /// Tun queues: non-blocking, with a virtio header of 10 bytes.
+    pub queues: Vec<OwnedFd>,
+    /// What the device exchanges with us.
+    pub tun_offloads: TunOffloads,
+    /// UDP sockets.
+    pub sockets: Vec<WorkerSockets>,
+    /// The cores to pin to.
     pub cpus: Vec<Option<usize>>,
     /// The peer's endpoint.
     pub peer: SocketAddr,
@@ -44,8 +64,8 @@ pub struct EngineConfig {
     pub backend: BackendChoice,
     /// Send by `UDP_SEGMENT`.
     pub udp_gso: bool,
-    /// Merge received packets into super-packets of these kinds.
-    pub merge: MergeConfig,
+    /// Merge received segments before the tun write.
+    pub tun_gro: bool,
 }
 
 /// Why the engine could not start.
@@ -72,20 +92,28 @@ pub enum EngineError {
     /// A worker ended before it was ready.
     #[error("worker {0} died during start")]
     Died(usize),
-}
-
-/// What the engine has to tell.
-#[derive(Debug)]
-pub enum Event {
-    /// From a worker's path.
-    Notice(Notice),
     /// A worker ended by itself; the engine should be stopped.
-    WorkerFailed {
+    #[error("worker {worker} cannot go on: {error}")]
+    Failed {
         /// Its number.
         worker: usize,
         /// Why.
         error: IoError,
     },
+}
+
+/// A view of a running engine that other threads may keep and ask.
+#[derive(Clone, Debug)]
+pub struct EngineView {
+    counters: Arc<[Arc<Counters>]>,
+}
+
+impl EngineView {
+    /// One set of counters a worker.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
 }
 
 struct Worker {
@@ -96,10 +124,22 @@ struct Worker {
 /// Running workers. Dropping it stops them.
 pub struct Engine {
     workers: Vec<Worker>,
-    counters: Vec<Arc<Counters>>,
+    view: EngineView,
     stop: Arc<AtomicBool>,
     notices: Receiver<Notice>,
-    failures: Receiver<(usize, IoError)>,
+    failures: Receiver<EngineError>,
+}
+
+/// What all workers of one engine have in common.
+struct Common {
+    queues: Vec<Arc<OwnedFd>>,
+    peer: SocketAddr,
+    backend: BackendChoice,
+    udp_gso: bool,
+    merge: MergeConfig,
+    steering: Steering,
+    notices: Sender<Notice>,
+    failures: Sender<EngineError>,
 }
 
 impl Engine {
@@ -107,58 +147,70 @@ impl Engine {
     ///
     /// # Errors
     /// The first worker's that could not be set up; those already running are stopped.
-    pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let count = config.queues.len();
         let (notice_sender, notices) = bounded(NOTICES_MAX);
-        let (failure_sender, failures) = bounded(config.queues.len().max(1));
-        let counters = config.queues.iter().map(|_| Arc::new(Counters::default())).collect();
+        let (failure_sender, failures) = bounded(count.max(1));
+        let TunOffloads { tso, uso } = config.tun_offloads;
+        let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
+        let common = Common {
+            queues: config.queues.into_iter().map(Arc::new).collect(),
+            peer: config.peer,
+            backend: config.backend,
+            udp_gso: config.udp_gso,
+            merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
+            steering: Steering::new(u16::try_from(count).unwrap_or(u16::MAX)),
+            notices: notice_sender,
+            failures: failure_sender,
+        };
+        let view = EngineView { counters: (0..count).map(|_| Arc::default()).collect() };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut engine = Self { workers: Vec::new(), counters, stop, notices, failures };
-        let queues = u16::try_from(config.queues.len()).unwrap_or(u16::MAX);
-        let steering = Steering::new(queues);
-        for worker in 0..queues {
-            engine.start_worker(config, worker, &steering, &notice_sender, &failure_sender)?;
+        let mut engine = Self { workers: Vec::new(), view, stop, notices, failures };
+        let cpus = config.cpus.into_iter().chain(std::iter::repeat(None));
+        for ((queue, sockets), cpu) in (0..).zip(config.sockets).zip(cpus).take(count) {
+            engine.start_worker(&common, queue, sockets, cpu)?;
         }
         Ok(engine)
     }
 
     fn start_worker(
         &mut self,
-        config: &EngineConfig,
+        common: &Common,
         queue: u16,
-        steering: &Steering,
-        notices: &Sender<Notice>,
-        failures: &Sender<(usize, IoError)>,
+        sockets: WorkerSockets,
+        cpu: Option<usize>,
     ) -> Result<(), EngineError> {
         let worker = usize::from(queue);
         let thread_error = |error| EngineError::Thread { worker, error };
         let wake = Arc::new(sys::event::create().map_err(thread_error)?);
-        let counters = Arc::clone(&self.counters[worker]);
+        let counters = Arc::clone(&self.view.counters[worker]);
+        let sockets = [sockets.v4, sockets.v6].into_iter().flatten();
         let files = Files {
-            queues: config.queues.clone(),
+            queues: common.queues.clone(),
             queue,
-            sockets: config.sockets.get(worker).cloned().unwrap_or_default(),
+            sockets: sockets.map(|socket| Arc::new(socket.into())).collect(),
             wake: Arc::clone(&wake),
         };
-        let outbound = Outbound::new(config.peer, queue, steering.clone(), Arc::clone(&counters));
-        let inbound =
-            Inbound::new(config.peer, steering.clone(), config.merge, Arc::clone(&counters));
+        let (peer, steering) = (common.peer, &common.steering);
+        let outbound = Outbound::new(peer, queue, steering.clone(), Arc::clone(&counters));
+        let inbound = Inbound::new(peer, steering.clone(), common.merge, Arc::clone(&counters));
         let start = backend::Start {
             files,
             path: Path { outbound, inbound },
             counters,
-            notices: notices.clone(),
+            notices: common.notices.clone(),
             stop: Arc::clone(&self.stop),
-            backend: config.backend,
-            udp_gso: config.udp_gso,
-            cpu: config.cpus.get(worker).copied().flatten(),
+            backend: common.backend,
+            udp_gso: common.udp_gso,
+            cpu,
         };
         let (ready_sender, ready) = bounded(1);
-        let failures = failures.clone();
+        let failures = common.failures.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{worker}"))
             .spawn(move || {
                 if let Err(error) = start.run(&ready_sender) {
-                    let _ = failures.try_send((worker, error));
+                    let _ = failures.try_send(EngineError::Failed { worker, error });
                 }
             })
             .map_err(thread_error)?;
@@ -166,28 +218,28 @@ impl Engine {
         match ready.recv() {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
-                Err(EngineError::Backend { worker, backend: config.backend.name(), error })
+                Err(EngineError::Backend { worker, backend: common.backend.name(), error })
             }
             Err(_) => Err(EngineError::Died(worker)),
         }
     }
 
-    /// Each worker's figures.
+    /// A view for status and metrics.
     #[must_use]
-    pub fn counters(&self) -> &[Arc<Counters>] {
-        &self.counters
+    pub fn view(&self) -> EngineView {
+        self.view.clone()
     }
 
-    /// Where notices arrive.
+    /// Where workers tell what the user should know.
     #[must_use]
-    pub fn notices(&self) -> &Receiver<Notice> {
-        &self.notices
+    pub fn notices(&self) -> Receiver<Notice> {
+        self.notices.clone()
     }
 
-    /// Where a worker that ended by itself says why: (worker, reason).
+    /// Where a worker that ended by itself says why; disconnected when all have ended.
     #[must_use]
-    pub fn failures(&self) -> &Receiver<(usize, IoError)> {
-        &self.failures
+    pub fn failed(&self) -> Receiver<EngineError> {
+        self.failures.clone()
     }
 
     /// Stops all workers and waits until they are gone.

@@ -6,12 +6,14 @@
 //! - [`group`]: slots lent to the kernel for multishot reads and receives;
 //! - [`receive`], [`receive_batch`]: what a receive slot holds, by io_uring and by `recvmmsg`;
 //! - [`sends`], [`writes`]: what is on its way out;
+//! - [`probe`]: what this kernel's io_uring can do, found by doing it;
 //! - [`uring`]: the ring that owns all of it.
 #![allow(unsafe_code)]
 
 mod address;
 mod group;
 pub mod memory;
+pub mod probe;
 pub mod receive;
 pub mod receive_batch;
 pub mod sends;

@@ -3,6 +3,7 @@
 
 pub mod epoll;
 pub mod event;
+pub mod host;
 pub mod tun;
 
 use std::io;

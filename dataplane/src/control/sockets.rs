@@ -1,0 +1,268 @@
+//! The UDP sockets: one `SO_REUSEPORT` socket a worker and address family.
+//!
+//! In: where to listen and how many workers. Out: [`Bound`] sockets, non-blocking, with their
+//! options set and bound in worker order before any traffic, or a [`SocketsError`].
+//!
+//! A second `SO_REUSEPORT` bind by the same user joins the group silently and takes a share of the
+//! packets, so a plain bind asks first whether the port is free. Two ringtuns that start at the
+//! same instant take turns at asking and binding, by an abstract Unix socket that exists, like the
+//! port, once in a network namespace.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{debug, warn};
+
+use super::plan::{ListenAt, Plan, family_name};
+use super::{port_owner, status};
+use crate::engine::WorkerSockets;
+use crate::sys::host as sys;
+
+const TURN_WAIT: Duration = Duration::from_secs(2);
+const TURN_POLL: Duration = Duration::from_millis(10);
+
+/// Why the sockets could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketsError {
+    /// Somebody has the port.
+    #[error(
+        "UDP {address} is in use{}; stop that program or listen on another port",
+        owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default()
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// `name (pid N)`.
+        owner: Option<String>,
+    },
+    /// The address is not this host's.
+    #[error(
+        "cannot listen on {address}: no interface of this host has that address; use one that \
+         `ip addr` shows, or 0.0.0.0 or [::] for all"
+    )]
+    NotLocal {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A port below 1024 without the right to it.
+    #[error(
+        "not permitted to listen on {address}: {error}. Ports below 1024 need \
+         CAP_NET_BIND_SERVICE; choose a higher port or run as root"
+    )]
+    Forbidden {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// The address family does not exist here.
+    #[error(
+        "cannot listen on {address}: this host has no {family}; leave that --listen out or enable \
+         {family}"
+    )]
+    NoFamily {
+        /// The address.
+        address: SocketAddr,
+        /// IPv4 or IPv6.
+        family: &'static str,
+    },
+    /// Only the family that does not exist here reaches the peer.
+    #[error("the peer {peer} is an IPv6 address but this host has no IPv6")]
+    PeerUnreachable {
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// Another step failed.
+    #[error("cannot {what} for UDP {address}: {error}")]
+    Step {
+        /// The step.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// Sockets ready for the workers.
+#[derive(Debug)]
+pub struct Bound {
+    /// One entry a worker.
+    pub workers: Vec<WorkerSockets>,
+    /// Where they listen.
+    pub listen: Vec<SocketAddr>,
+    /// Buffers as granted, the smallest of all sockets.
+    pub buffers: status::SocketBuffers,
+    /// Whether `UDP_GRO` is on; off when asked for or refused (which is logged).
+    pub udp_gro: bool,
+}
+
+impl Bound {
+    /// Binds what `plan` listens on.
+    pub fn bind(plan: &Plan) -> Result<Self, SocketsError> {
+        let mut workers: Vec<WorkerSockets> =
+            plan.cpus.iter().map(|_| WorkerSockets { v4: None, v6: None }).collect();
+        let wanted_bytes = u64::from(plan.tuning.socket_buffer_bytes);
+        let mut bound = Self {
+            workers: Vec::new(),
+            listen: Vec::new(),
+            buffers: status::SocketBuffers { wanted_bytes, ..Default::default() },
+            udp_gro: plan.tuning.udp_gro,
+        };
+        for at in &plan.listen {
+            let Some(sockets) = bind_group(at, workers.len())? else { continue };
+            for (worker, socket) in workers.iter_mut().zip(sockets) {
+                bound.prepare(&socket, at.address, plan.tuning.socket_buffer_bytes)?;
+                let slot = if at.address.is_ipv4() { &mut worker.v4 } else { &mut worker.v6 };
+                *slot = Some(socket.into());
+            }
+            bound.listen.push(at.address);
+        }
+        if !bound.listen.iter().any(|address| address.is_ipv4() == plan.peer.is_ipv4()) {
+            return Err(SocketsError::PeerUnreachable { peer: plan.peer });
+        }
+        bound.workers = workers;
+        Ok(bound)
+    }
+
+    /// More descriptors of the same sockets, to read their drop counters from.
+    #[must_use]
+    pub fn watchers(&self) -> Vec<UdpSocket> {
+        let sockets = self.workers.iter().flat_map(|worker| [&worker.v4, &worker.v6]);
+        sockets.flatten().filter_map(|socket| socket.try_clone().ok()).collect()
+    }
+
+    fn prepare(
+        &mut self,
+        socket: &Socket,
+        address: SocketAddr,
+        buffer_bytes: u32,
+    ) -> Result<(), SocketsError> {
+        let fd = socket.as_fd();
+        let (receive, send) = grow_buffers(socket, buffer_bytes);
+        let smaller = |old: u64, new: u64| if old == 0 { new } else { old.min(new) };
+        self.buffers.receive_bytes = smaller(self.buffers.receive_bytes, receive);
+        self.buffers.send_bytes = smaller(self.buffers.send_bytes, send);
+        allow_fragments(fd, address)
+            .map_err(|error| failed("allow fragments (IP_MTU_DISCOVER)", address, error))?;
+        if self.udp_gro
+            && let Err(error) = sys::set_socket_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
+        {
+            warn!(%error, "UDP_GRO refused: datagrams arrive one by one, which is several times slower");
+            self.udp_gro = false;
+        }
+        Ok(())
+    }
+}
+
+/// One socket a worker on one address; none when the address may be skipped and its family is
+/// missing.
+fn bind_group(at: &ListenAt, workers: usize) -> Result<Option<Vec<Socket>>, SocketsError> {
+    let _turn = take_turn(at.address.port());
+    let probe = match new_socket(at.address) {
+        Err(SocketsError::NoFamily { .. }) if !at.required => {
+            debug!(address = %at.address, "skipped: this host has no such address family");
+            return Ok(None);
+        }
+        probe => probe?,
+    };
+    match bind(&probe, at.address) {
+        Err(SocketsError::NotLocal { .. } | SocketsError::NoFamily { .. }) if !at.required => {
+            debug!(address = %at.address, "skipped: this host has no such address family");
+            return Ok(None);
+        }
+        result => result?,
+    }
+    drop(probe);
+    let sockets = (0..workers).map(|_| {
+        let socket = new_socket(at.address)?;
+        socket
+            .set_reuse_port(true)
+            .map_err(|error| failed("set SO_REUSEPORT", at.address, error))?;
+        bind(&socket, at.address)?;
+        Ok(socket)
+    });
+    sockets.collect::<Result<_, _>>().map(Some)
+}
+
+fn new_socket(address: SocketAddr) -> Result<Socket, SocketsError> {
+    let domain = Domain::for_address(address);
+    let socket =
+        Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EAFNOSUPPORT) => {
+                    SocketsError::NoFamily { address, family: family_name(address.ip()) }
+                }
+                _ => failed("create a socket", address, error),
+            }
+        })?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(|error| failed("set IPV6_V6ONLY", address, error))?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> Result<(), SocketsError> {
+    socket.bind(&address.into()).map_err(|error| match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => SocketsError::InUse { address, owner: port_owner::find(address) },
+        Some(libc::EADDRNOTAVAIL) => SocketsError::NotLocal { address },
+        Some(libc::EACCES | libc::EPERM) => SocketsError::Forbidden { address, error },
+        _ => failed("bind", address, error),
+    })
+}
+
+fn failed(what: &'static str, address: SocketAddr, error: io::Error) -> SocketsError {
+    SocketsError::Step { what, address, error }
+}
+
+/// Waits for our turn at this port. Without one we go on: the plain bind still catches every port
+/// in use, only not one that is taken in the same millisecond.
+fn take_turn(port: u16) -> Option<UnixDatagram> {
+    let name = format!("ringtun/bind-udp/{port}");
+    let address = UnixAddr::from_abstract_name(name.as_bytes()).ok()?;
+    let deadline = Instant::now() + TURN_WAIT;
+    loop {
+        match UnixDatagram::bind_addr(&address) {
+            Ok(turn) => return Some(turn),
+            Err(error) if Instant::now() > deadline => {
+                warn!(port, %error, "another ringtun has been binding this port for 2 s; going on");
+                return None;
+            }
+            Err(_) => thread::sleep(TURN_POLL),
+        }
+    }
+}
+
+/// Asks for buffers of `bytes`, past the sysctl limits where we may, and tells what was granted.
+pub(super) fn grow_buffers(socket: &Socket, bytes: u32) -> (u64, u64) {
+    let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let set = |option| sys::set_socket_option(socket.as_fd(), libc::SOL_SOCKET, option, value);
+    let receive = set(libc::SO_RCVBUFFORCE).or_else(|_| set(libc::SO_RCVBUF));
+    let send = set(libc::SO_SNDBUFFORCE).or_else(|_| set(libc::SO_SNDBUF));
+    if let Err(error) = receive.and(send) {
+        debug!(%error, "socket buffers stay at their default");
+    }
+    // The kernel doubles what is asked for, to cover its own overhead, and reports the double.
+    let granted = |size: io::Result<usize>| size.map_or(0, |size| size as u64 / 2);
+    (granted(socket.recv_buffer_size()), granted(socket.send_buffer_size()))
+}
+
+/// As the kernel's WireGuard does: a datagram too large for the path is fragmented, not refused.
+fn allow_fragments(fd: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    let (level, option, value) = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+    };
+    sys::set_socket_option(fd, level, option, value)
+}
+
+#[cfg(test)]
+#[path = "sockets_tests.rs"]
+mod tests;
