@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::enter::{self, NAMES};
 use super::error::LabError;
@@ -174,6 +175,24 @@ impl Host {
     /// [`LabError::Network`].
     pub fn set_up(&self, interface: &str) -> Result<(), LabError> {
         self.configure(|| format!("bring up {interface}"), |netlink| netlink.set_up(interface))
+    }
+
+    /// Waits until an interface that is up has its carrier, for routing works only then.
+    ///
+    /// # Errors
+    /// [`LabError::Network`], also when there is none after 3 s.
+    pub fn wait_running(&self, interface: &str) -> Result<(), LabError> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let wait = |netlink: &mut Netlink| {
+            while !netlink.is_running(interface)? {
+                if Instant::now() > deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        self.configure(|| format!("get a carrier on {interface}"), wait)
     }
 
     /// Takes an interface down.

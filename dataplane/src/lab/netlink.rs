@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
@@ -115,6 +116,7 @@ impl Netlink {
 
     pub(super) fn add_veth(&mut self, here: &str, there: &VethEnd<'_>, mtu: u32) -> io::Result<()> {
         let mut peer = LinkMessage::default();
+        peer.header.index = new_index();
         peer.attributes = vec![
             LinkAttribute::IfName(there.interface.to_owned()),
             LinkAttribute::Mtu(mtu),
@@ -155,6 +157,7 @@ impl Netlink {
         attributes.push(LinkAttribute::IfName(interface.to_owned()));
         attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
         let mut message = LinkMessage::default();
+        message.header.index = new_index();
         message.attributes = attributes;
         self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
@@ -197,11 +200,20 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 
-    pub(super) fn index_of(&mut self, interface: &str) -> io::Result<u32> {
+    /// Whether the interface is up and has a carrier as far as routing knows.
+    pub(super) fn is_running(&mut self, interface: &str) -> io::Result<bool> {
+        Ok(self.link(interface)?.header.flags.contains(LinkFlags::Running))
+    }
+
+    fn index_of(&mut self, interface: &str) -> io::Result<u32> {
+        Ok(self.link(interface)?.header.index)
+    }
+
+    fn link(&mut self, interface: &str) -> io::Result<LinkMessage> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(interface.to_owned()));
         match self.request(RouteNetlinkMessage::GetLink(message), 0)? {
-            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link.header.index),
+            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -281,6 +293,14 @@ impl Netlink {
             }
         }
     }
+}
+
+/// A new interface's index. Left to itself the kernel gives both ends of a veth pair the same one
+/// (the first free in each namespace), takes them for one device without a peer, and reports the
+/// carrier up to a second late.
+fn new_index() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(100);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn family(ip: IpAddr) -> AddressFamily {

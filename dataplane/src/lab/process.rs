@@ -3,7 +3,8 @@
 //! Output goes to files in the lab's private `/run` (bounded by that tmpfs, readable at any time,
 //! gone with the lab), so no thread has to keep up with it and a grandchild that keeps a pipe open
 //! blocks nobody. The child is in a process group of its own: Ctrl-C reaches the parent, which
-//! then ends its children in its own order. Dropping a [`Process`] kills and reaps it.
+//! then ends its children in its own order. When a child ends, or its [`Process`] is dropped, what
+//! is left of its group is killed too.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -26,6 +27,7 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    reaped: Option<ExitStatus>,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -50,7 +52,7 @@ impl Process {
         command.process_group(0);
         namespace::die_with_parent(&mut command);
         let child = command.spawn().map_err(|source| LabError::Spawn { program, source })?;
-        Ok(Self { child, stdout, stderr })
+        Ok(Self { child, reaped: None, stdout, stderr })
     }
 
     /// The process's id.
@@ -64,7 +66,10 @@ impl Process {
     /// # Errors
     /// The errno of waitpid(2).
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
+        if self.reaped.is_none() && namespace::has_ended(self.child.id())? {
+            self.reaped = Some(self.kill()?);
+        }
+        Ok(self.reaped)
     }
 
     /// Sends `signal` (such as `libc::SIGTERM`) unless the process has ended.
@@ -73,7 +78,7 @@ impl Process {
     /// The errno of kill(2).
     pub fn signal(&mut self, signal: i32) -> io::Result<()> {
         // Not reaped yet, so the number is still this child's.
-        if self.child.try_wait()?.is_none() {
+        if self.ended()?.is_none() {
             namespace::signal(self.child.id(), signal)?;
         }
         Ok(())
@@ -86,7 +91,7 @@ impl Process {
     pub fn wait_timeout(&mut self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended()? {
                 return Ok(Some(status));
             }
             if Instant::now() >= deadline {
@@ -105,7 +110,15 @@ impl Process {
         if let Some(status) = self.wait_timeout(grace)? {
             return Ok(status);
         }
-        self.child.kill()?;
+        let status = self.kill()?;
+        self.reaped = Some(status);
+        Ok(status)
+    }
+
+    /// Kills what is left of the group, then reaps the child. In this order, because until it is
+    /// reaped its number cannot pass to anybody else.
+    fn kill(&mut self) -> io::Result<ExitStatus> {
+        namespace::signal_group(self.child.id(), libc::SIGKILL)?;
         self.child.wait()
     }
 
@@ -133,10 +146,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // Both can only fail if the child is already gone.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        if self.reaped.is_none() {
+            // Can only fail if the child is already gone.
+            let _ = self.kill();
         }
         let _ = fs::remove_file(&self.stdout);
         let _ = fs::remove_file(&self.stderr);

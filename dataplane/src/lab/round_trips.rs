@@ -19,6 +19,8 @@ use crate::sys::namespace;
 
 /// Number and departure time.
 const HEADER_LEN: usize = 16;
+/// Longer round trips are recorded as this one.
+const LONGEST_NS: u64 = 60_000_000_000;
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -167,7 +169,7 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(socket: &'a UdpSocket, plan: &'a RoundTrips) -> io::Result<Self> {
-        let histogram = Histogram::new(3).map_err(io::Error::other)?;
+        let histogram = Histogram::new_with_max(LONGEST_NS, 3).map_err(io::Error::other)?;
         let packet = vec![0; plan.payload_len];
         Ok(Self { socket, plan, begin: Instant::now(), packet, answered: Vec::new(), histogram })
     }

@@ -44,10 +44,18 @@ pub fn connect(one: &End<'_>, other: &End<'_>, mtu: u32) -> Result<(), LabError>
                 end.host.add_address(end.interface, address)?;
             }
         }
+        if has_ipv6() {
+            // Without its link-local address, tentative for up to two seconds, a gateway cannot
+            // ask for neighbours. Where /proc/sys is read-only, the first packets wait that long.
+            let key = format!("net.ipv6.conf.{}.accept_dad", end.interface);
+            let _ = end.host.set_sysctl(&key, "0");
+        }
         end.host.set_receive_offload(end.interface, true)?;
     }
     one.host.set_up(one.interface)?;
-    other.host.set_up(other.interface)
+    other.host.set_up(other.interface)?;
+    one.host.wait_running(one.interface)?;
+    other.host.wait_running(other.interface)
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8) -> Address {

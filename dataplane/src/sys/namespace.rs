@@ -137,6 +137,36 @@ pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
+/// Sends `signal` to every process of the group that the child `leader` leads.
+///
+/// As with [`signal`], `leader` must not have been reaped: a zombie still holds the number.
+///
+/// # Errors
+/// ESRCH if there is no such group.
+pub fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
+    let group = libc::pid_t::try_from(leader).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if group <= 1 {
+        // -1 would address every process there is.
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::kill(-group, signal) })
+}
+
+/// Whether the child `pid` has ended; leaves it to be reaped.
+///
+/// # Errors
+/// ECHILD if it is no child of ours or was reaped before.
+pub fn has_ended(pid: u32) -> io::Result<bool> {
+    // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is writable for the length of the call.
+    check(unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, options) })?;
+    // SAFETY: waitid filled the fields of a child's end, or left the zeroes.
+    Ok(unsafe { info.si_pid() } != 0)
+}
+
 /// Makes the child that `command` starts die (SIGKILL) with the *thread* that starts it.
 pub fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
