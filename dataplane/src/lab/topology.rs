@@ -3,8 +3,8 @@
 //! Addresses come from the documentation ranges, so they cannot meet the machine's own. IPv6
 //! addresses are left out on kernels without IPv6.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use super::error::LabError;
 use super::host::Host;
@@ -24,15 +24,18 @@ pub struct End<'a> {
     pub addresses: &'a [Address],
 }
 
-/// Whether this kernel speaks IPv6.
+/// Whether hosts of the lab speak IPv6: the kernel has it, and not switched off.
 #[must_use]
 pub fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
+    fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        .is_ok_and(|text| text.trim() == "0")
 }
 
-/// Joins two hosts by a veth pair with `mtu` bytes, addresses at once usable, both ends up and
-/// generic receive offload on (as on a real network card; without it small datagrams never reach
-/// a `UDP_GRO` socket coalesced).
+/// Joins two hosts by a veth pair with `mtu` bytes, addresses at once usable, both ends up.
+///
+/// Generic receive offload is on, as on a network card. Measured on kernel 6.18 it changes
+/// nothing for a tunnel: `UDP_SEGMENT` sends of 45 packets arrive as 45 and single ones as 1
+/// either way, throughput and round trips within noise ([`Host::set_receive_offload`] compares).
 ///
 /// # Errors
 /// [`LabError::Network`] says which step the kernel refused.

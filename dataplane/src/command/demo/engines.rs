@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::thread;
@@ -53,8 +54,8 @@ pub(super) const RIGHT: Ends = Ends {
 
 impl Engine {
     pub(super) fn start(host: &Host, ends: &Ends, args: &Demo) -> Result<Self, Failure> {
-        let program = env::var_os(OTHER_PROGRAM).map_or("/proc/self/exe".into(), PathBuf::from);
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
+        command.arg0("ringtun");
         command.args(["up", ends.name, "--address", ends.inner[0]]);
         if has_ipv6() {
             command.args(["--address", ends.inner[1]]);
@@ -132,8 +133,15 @@ impl Engine {
     }
 }
 
+/// This very program. By its path where that still leads to it, so that it has its name in `top`;
+/// the link works even if the file was replaced or is hidden by the lab's private /run.
+fn program() -> PathBuf {
+    let own = || env::current_exe().ok().filter(|path| path.is_file());
+    let other = env::var_os(OTHER_PROGRAM).map(PathBuf::from);
+    other.or_else(own).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
 fn words(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(libc::SIGKILL)) => "killed".to_owned(),

@@ -92,7 +92,11 @@ fn play(
     let entered = lab::enter()?;
     report.user_namespace = entered.user_namespace;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(interrupted))
+        let exit = i32::from(INTERRUPTED);
+        // In this order: the first Ctrl-C cleans up, a second one leaves at once (the kernel then
+        // ends what was started).
+        signal_hook::flag::register_conditional_shutdown(signal, exit, Arc::clone(interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupted)))
             .map_err(|error| report::Failure::because(format!("no signal handler: {error}")))?;
     }
     let stop = Stop::from_flag(Arc::clone(interrupted));
