@@ -33,7 +33,7 @@ enum Command {
     /// Create a tunnel device and run in the foreground until stopped or the device is deleted
     Up(Box<up::Args>),
     /// Run both ends of a tunnel on this machine, in namespaces of their own, and send traffic
-    Demo(demo::Args),
+    Demo(demo::Demo),
     /// Say whether this machine can run at full speed, and what to do where it cannot
     Check(check::Args),
     /// Show the tunnels that run on this machine
@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
     start_log(cli.verbose);
     let result = match &cli.command {
         Command::Up(args) => up::run(args),
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => return demo::run(args),
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
         Command::ProbeNamespace(args) => check::run_in_namespace(args),

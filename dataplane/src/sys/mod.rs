@@ -4,6 +4,7 @@
 pub mod epoll;
 pub mod event;
 pub mod host;
+pub mod namespace;
 pub mod tun;
 
 use std::io;
