@@ -143,8 +143,8 @@ fn describe_direction(
     let per_second = |count: u64| count as f64 / seconds;
     writeln!(
         out,
-        "  {name:<11} {} packets, {} ({}bit/s, {}packets/s on average); {:.1} packets a read, {:.1} \
-         a write",
+        "  {name:<11} {} packets, {} ({}bit/s, {}packets/s on average); {:.1} packets a read, \
+         {:.1} a write",
         sum.packets,
         bytes(sum.bytes),
         scaled(per_second(sum.bytes) * 8.0),

@@ -47,8 +47,8 @@ pub enum HostError {
     },
     /// The name is in use.
     #[error(
-        "an interface named {name} already exists and is left alone; choose another name, or remove \
-         it with `ip link del {name}` if nobody needs it"
+        "an interface named {name} already exists and is left alone; choose another name, or \
+         remove it with `ip link del {name}` if nobody needs it"
     )]
     NameTaken {
         /// The name.

@@ -1,4 +1,4 @@
-//! Follows the tun device while it runs, on a thread of its own that sleeps until something changes.
+//! Follows the tun device while it runs, on a thread that sleeps until something changes.
 //!
 //! In: rtnetlink notifications about links and about forwarding. Out: the shared [`DeviceState`]
 //! kept true, `gso_max_size` kept matched to the MTU, and one message when the device is deleted.

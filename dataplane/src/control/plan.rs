@@ -130,8 +130,8 @@ pub struct Plan {
     pub encap: Encap,
     /// The device's MTU, if it was given.
     pub mtu: Option<u32>,
-    /// One core a worker, at least one.
-    pub cpus: Vec<usize>,
+    /// One entry a worker, at least one: the core it is pinned to.
+    pub cpus: Vec<Option<usize>>,
     /// The I/O backend.
     pub io: IoChoice,
     /// The rest.
@@ -329,16 +329,21 @@ fn check_mtu(mtu: u32, addresses: &[Network]) -> Result<(), PlanError> {
     }
 }
 
-fn choose_cores(workers: &Workers, usable: &[usize]) -> Result<Vec<usize>, PlanError> {
+fn choose_cores(workers: &Workers, usable: &[usize]) -> Result<Vec<Option<usize>>, PlanError> {
+    // One worker nobody gave a place floats: pinned, it could not flee from what else runs there.
+    let pin = |count: usize| move |core: usize| (count > 1).then_some(core);
     match workers {
-        Workers::Auto => Ok(usable.iter().copied().take(WORKERS_AUTO_MAX).collect()),
+        Workers::Auto => {
+            let count = usable.len().min(WORKERS_AUTO_MAX);
+            Ok(usable.iter().copied().take(count).map(pin(count)).collect())
+        }
         Workers::Count(asked) if *asked > usable.len().min(WORKERS_MAX) => {
             Err(PlanError::TooManyWorkers { asked: *asked, usable: usable.len() })
         }
-        Workers::Count(asked) => Ok(usable.iter().copied().take(*asked).collect()),
+        Workers::Count(asked) => Ok(usable.iter().copied().take(*asked).map(pin(*asked)).collect()),
         Workers::Cores(cores) => match cores.iter().find(|core| !usable.contains(core)) {
             Some(core) => Err(PlanError::Core { core: *core, usable: usable.to_vec() }),
-            None => Ok(cores.clone()),
+            None => Ok(cores.iter().copied().map(Some).collect()),
         },
     }
 }

@@ -273,7 +273,8 @@ fn socket_buffers() -> Finding {
         found,
         "bursts overflow the buffers and are lost; up to a quarter less throughput",
         format!(
-            "run with CAP_NET_ADMIN, or `sysctl net.core.rmem_max={wanted} net.core.wmem_max={wanted}`"
+            "run with CAP_NET_ADMIN, or `sysctl net.core.rmem_max={wanted} \
+             net.core.wmem_max={wanted}`"
         ),
     )
 }

@@ -120,7 +120,7 @@ fn start(
         queues: std::mem::take(&mut queues),
         tun_offloads: device.offloads(),
         sockets: bound.workers,
-        cpus: plan.cpus.iter().copied().map(Some).collect(),
+        cpus: plan.cpus.clone(),
         peer: plan.peer,
         backend: chosen.backend,
         udp_gso: plan.tuning.udp_gso,
@@ -205,15 +205,16 @@ fn watch_ended() -> RunError {
 fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
     let link = device.link();
     let on_off = |on: bool| if on { "on" } else { "off" };
-    let cores: Vec<String> = plan.cpus.iter().map(|cpu| format!("core {cpu}")).collect();
+    let cores: Vec<String> = plan.cpus.iter().flatten().map(|cpu| format!("core {cpu}")).collect();
+    let place = if cores.is_empty() { String::new() } else { format!(" on {}", cores.join(", ")) };
     info!(
-        "{} is up: {} to {}, {} worker{} on {}, MTU {}, {} ({})",
+        "{} is up: {} to {}, {} worker{}{}, MTU {}, {} ({})",
         link.name,
         plan.encap.name(),
         plan.peer,
         plan.cpus.len(),
         if plan.cpus.len() == 1 { "" } else { "s" },
-        cores.join(", "),
+        place,
         link.mtu,
         fixed.backend,
         fixed.backend_reason,

@@ -44,7 +44,7 @@ pub struct Fixed {
     /// Granted socket buffers.
     pub buffers: SocketBuffers,
     /// A worker's core.
-    pub cpus: Vec<usize>,
+    pub cpus: Vec<Option<usize>>,
 }
 
 /// Everything a status is made of.
@@ -110,7 +110,8 @@ impl Snapshot {
             .iter()
             .zip(0..)
             .map(|(counters, id)| {
-                let cpu = self.fixed.cpus.get(id as usize).and_then(|cpu| u32::try_from(*cpu).ok());
+                let cpu = self.fixed.cpus.get(id as usize).copied().flatten();
+                let cpu = cpu.and_then(|cpu| u32::try_from(cpu).ok());
                 read_worker(id, cpu, counters)
             })
             .collect()

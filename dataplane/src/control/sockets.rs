@@ -154,7 +154,7 @@ impl Bound {
         if self.udp_gro
             && let Err(error) = sys::set_socket_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
         {
-            warn!(%error, "UDP_GRO refused: datagrams arrive one by one, which is several times slower");
+            warn!(%error, "UDP_GRO refused: datagrams arrive singly, several times slower");
             self.udp_gro = false;
         }
         Ok(())

@@ -41,7 +41,7 @@ pub enum ValueError {
     },
     /// Not ADDR:PORT or PORT.
     #[error(
-        "{text:?} is nothing to listen on: {problem}; give a port (51820, both address families) or \
+        "{text:?} is nothing to listen on: {problem}; give a port (51820, both families) or \
          an address and a port (0.0.0.0:51820, [::]:51820)"
     )]
     Listen {

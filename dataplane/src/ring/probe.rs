@@ -1,6 +1,6 @@
 //! Finds out whether io_uring works here, by using it.
 //!
-//! Out: [`UringFeatures`], or a [`UringError`] that names the system call, its errno and what to do.
+//! Out: [`UringFeatures`], or a [`UringError`] that names the call, its errno and what to do.
 //! A version number would lie both ways: distributions back-port features, and seccomp, sysctls and
 //! security modules take them away. So each feature is exercised on a pipe or a loopback socket.
 //! The memory the kernel may write to is leaked (a few pages, once per process): a request that is
@@ -44,8 +44,8 @@ pub enum UringError {
     },
     /// Something else forbids io_uring.
     #[error(
-        "io_uring_setup is refused ({error}) though no sysctl forbids it: most likely a container's \
-         seccomp profile or a security module; allow io_uring_setup, io_uring_enter and \
+        "io_uring_setup is refused ({error}) though no sysctl forbids it: most likely a \
+         container's seccomp profile or a security module; allow io_uring_setup, io_uring_enter and \
          io_uring_register in the profile"
     )]
     Forbidden {
