@@ -12,7 +12,8 @@ use crossbeam::channel::Sender;
 use super::counters::{Counters, DropReason};
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
-    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, Slot, Transmit, device_gone,
+    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth, Slot,
+    Transmit, device_gone,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{Completion, Ring, SINGLE_READS};
@@ -51,6 +52,7 @@ pub(super) struct Tx {
     pub(super) parked: Box<[Option<Slot>]>,
     pub(super) merge_refused: bool,
     pub(super) fatal: Option<i32>,
+    pub(super) health: ReceiveHealth,
 }
 
 impl Tx {
@@ -84,6 +86,7 @@ impl Tx {
             parked: (0..slot_count).map(|_| None).collect(),
             merge_refused: false,
             fatal: None,
+            health: ReceiveHealth::default(),
             files,
         }
     }
@@ -148,10 +151,12 @@ impl Tx {
                     match outcome {
                         Ok(arrival) => {
                             self.counters.inbound.reads.add(1);
+                            self.health.succeeded();
                             self.arrivals.push_back(arrival);
                         }
                         Err(libc::ENOBUFS) => self.counters.receive_starved.add(1),
-                        // Errors of earlier sends (ICMP) surface here; nothing to do but go on.
+                        Err(libc::ECANCELED) => {}
+                        Err(errno) if self.health.failed() => self.fatal = Some(errno),
                         Err(_) => {}
                     }
                     if !more {
