@@ -9,6 +9,7 @@
 //! - [`outbox`]: what becomes of a send, shared by both; [`gso`]: paths that refuse segmentation.
 
 pub mod counters;
+mod depth;
 pub mod gso;
 pub mod mmsg;
 pub mod outbox;
