@@ -1,0 +1,17 @@
+//! ringtun end to end: two engines on two hosts of a private lab, real traffic, and everything
+//! that can go wrong. Needs no root where user namespaces are allowed.
+//!
+//! Not the standard harness: the lab must be entered before the first thread starts.
+#![allow(clippy::unwrap_used)]
+
+mod passes;
+
+use std::process::ExitCode;
+
+use ringtun_tests::suite;
+
+fn main() -> ExitCode {
+    let mut cases = Vec::new();
+    cases.extend(passes::cases());
+    suite::run(cases)
+}
