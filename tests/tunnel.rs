@@ -398,9 +398,23 @@ impl Drop for Tunnel {
         for (side, engine) in [(Side::Left, &self.left), (Side::Right, &self.right)] {
             let log = engine.process.last_lines(20).join("\n");
             let state = query(&engine.socket).map_err(|error| error.to_string());
-            let _ = writeln!(io::stderr(), "--- {side:?}: {state:?}\n{log}");
+            let kernel = kernel_view(self.host(side));
+            let _ = writeln!(io::stderr(), "--- {side:?}: {state:?}\n{log}\n{kernel}");
         }
     }
+}
+
+/// What the kernel of `host` counted, for the post-mortem of a failed test.
+fn kernel_view(host: &Host) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    host.run(|| {
+        let files = ["dev", "snmp", "snmp6", "softnet_stat"];
+        let texts = files.map(|file| read(&format!("/proc/thread-self/net/{file}")));
+        let zero = |line: &&str| line.split_whitespace().nth(1) != Some("0");
+        let lines = texts.iter().flat_map(|text| text.lines()).filter(zero);
+        lines.collect::<Vec<_>>().join("\n")
+    })
+    .unwrap_or_default()
 }
 
 /// The sum of a figure over all workers.
