@@ -334,15 +334,22 @@ impl Tunnel {
     /// # Panics
     /// When they do not arrive as they were sent.
     pub fn tcp(&self, side: Side, inner: Family, streams: usize, bytes: u64) {
+        let to = SocketAddr::new(side.other().inner(inner), 0);
+        Self::tcp_between((self.host(side), self.host(side.other())), to, streams, bytes);
+    }
+
+    /// As [`Self::tcp`], between any two hosts.
+    ///
+    /// # Panics
+    /// When the bytes do not arrive as they were sent.
+    pub fn tcp_between(hosts: (&Host, &Host), to: SocketAddr, streams: usize, bytes: u64) {
         let plan = TcpStreams {
             streams,
             duration: Duration::from_secs(60),
             bytes_max: Some(bytes),
             verify: Some(0x5eed),
         };
-        let to = SocketAddr::new(side.other().inner(inner), 0);
-        let (from, at) = (self.host(side), self.host(side.other()));
-        let report = tcp_streams(from, at, to, &plan, &Stop::default()).unwrap();
+        let report = tcp_streams(hosts.0, hosts.1, to, &plan, &Stop::default()).unwrap();
         assert_eq!(report.bytes, bytes * streams as u64);
     }
 

@@ -4,6 +4,8 @@
 //! Not the standard harness: the lab must be entered before the first thread starts.
 #![allow(clippy::unwrap_used)]
 
+mod offloads;
+mod order;
 mod passes;
 
 use std::process::ExitCode;
@@ -13,5 +15,7 @@ use ringtun_tests::suite;
 fn main() -> ExitCode {
     let mut cases = Vec::new();
     cases.extend(passes::cases());
+    cases.extend(order::cases());
+    cases.extend(offloads::cases());
     suite::run(cases)
 }
