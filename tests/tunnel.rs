@@ -306,6 +306,12 @@ impl Tunnel {
         }
     }
 
+    /// Starts the left end anew.
+    pub fn restart_left(&mut self) {
+        self.left = Engine::start(&self.pair.left, &self.arguments(Side::Left));
+        self.left.wait();
+    }
+
     /// Starts the right end anew.
     pub fn restart_right(&mut self) {
         self.right = Engine::start(&self.pair.right, &self.arguments(Side::Right));

@@ -4,6 +4,8 @@
 //! Not the standard harness: the lab must be entered before the first thread starts.
 #![allow(clippy::unwrap_used)]
 
+mod errors;
+mod lifecycle;
 mod offloads;
 mod order;
 mod passes;
@@ -17,5 +19,7 @@ fn main() -> ExitCode {
     cases.extend(passes::cases());
     cases.extend(order::cases());
     cases.extend(offloads::cases());
+    cases.extend(lifecycle::cases());
+    cases.extend(errors::cases());
     suite::run(cases)
 }
