@@ -204,6 +204,21 @@ impl Engine {
         query(&self.socket).unwrap_or_else(|error| panic!("{error}: {}", self.process.stderr()))
     }
 
+    /// Its state as soon as it has a place for one more client.
+    ///
+    /// # Panics
+    /// When it never has.
+    pub fn status_when_free(&self) -> Status {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match query(&self.socket) {
+                Ok(status) => return status,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Its state as soon as it satisfies `wanted`.
     ///
     /// # Panics

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod errors;
+mod figures;
+mod garbage;
 mod lifecycle;
 mod offloads;
 mod order;
@@ -21,5 +23,7 @@ fn main() -> ExitCode {
     cases.extend(offloads::cases());
     cases.extend(lifecycle::cases());
     cases.extend(errors::cases());
+    cases.extend(garbage::cases());
+    cases.extend(figures::cases());
     suite::run(cases)
 }
