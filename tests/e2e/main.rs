@@ -4,6 +4,7 @@
 //! Not the standard harness: the lab must be entered before the first thread starts.
 #![allow(clippy::unwrap_used)]
 
+mod demo;
 mod errors;
 mod figures;
 mod garbage;
@@ -25,5 +26,6 @@ fn main() -> ExitCode {
     cases.extend(errors::cases());
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
+    cases.extend(demo::cases());
     suite::run(cases)
 }
