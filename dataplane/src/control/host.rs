@@ -238,6 +238,8 @@ fn open_queues(plan: &Plan) -> Result<Vec<SyncDevice>, HostError> {
         .build_sync()
         .map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY | libc::EINVAL) => HostError::NameTaken { name: plan.name.clone() },
+            // Something else lies at the node's place, as in some containers.
+            Some(libc::ENOTTY) => HostError::NoDriver { error },
             _ => step(create(), error),
         })?;
     // A persistent device is somebody's that appeared since the name was looked up.

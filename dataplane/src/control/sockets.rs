@@ -26,6 +26,9 @@ use crate::sys::host as sys;
 
 const TURN_WAIT: Duration = Duration::from_secs(2);
 const TURN_POLL: Duration = Duration::from_millis(10);
+/// How long a port may stay taken that no process has: the kernel closes the files of a killed
+/// process's rings a moment after the process is gone.
+const RELEASE_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the sockets could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +175,7 @@ fn bind_group(at: &ListenAt, workers: usize) -> Result<Option<Vec<Socket>>, Sock
         }
         probe => probe?,
     };
-    match bind(&probe, at.address) {
+    match bind_when_released(&probe, at.address) {
         Err(SocketsError::NotLocal { .. } | SocketsError::NoFamily { .. }) if !at.required => {
             debug!(address = %at.address, "skipped: this host has no such address family");
             return Ok(None);
@@ -206,6 +209,19 @@ fn new_socket(address: SocketAddr) -> Result<Socket, SocketsError> {
         socket.set_only_v6(true).map_err(|error| failed("set IPV6_V6ONLY", address, error))?;
     }
     Ok(socket)
+}
+
+/// Binds, after waiting for what a killed predecessor leaves taken.
+fn bind_when_released(socket: &Socket, address: SocketAddr) -> Result<(), SocketsError> {
+    let deadline = Instant::now() + RELEASE_WAIT;
+    loop {
+        match bind(socket, address) {
+            Err(SocketsError::InUse { owner: None, .. }) if Instant::now() < deadline => {
+                thread::sleep(TURN_POLL);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind(socket: &Socket, address: SocketAddr) -> Result<(), SocketsError> {

@@ -22,8 +22,9 @@ const HEADER_LEN: usize = 16;
 const MAGIC: [u8; 4] = *b"ring";
 /// Offsets of two packets of a flow are this far apart in its sequence: more than a payload.
 const STRIDE: u64 = 1 << 16;
-/// The receiver gives up this long after the last packet.
-const QUIET: Duration = Duration::from_millis(500);
+/// With packets missing, the receiver gives up this long after the last one. Generous: on a busy
+/// machine a pinned worker may wait that long for its core.
+const QUIET: Duration = Duration::from_secs(3);
 /// Asked for, so that the receiver itself loses little; granted up to `net.core.rmem_max`.
 const RECEIVE_BUFFER_LEN: usize = 8 << 20;
 
@@ -150,6 +151,7 @@ pub fn udp_sequences(
         stop,
         begin: Instant::now(),
         sending: AtomicUsize::new(plan.flows),
+        sent: AtomicU64::new(0),
         send_errors: AtomicU64::new(0),
     };
     run.all(&senders, &receiver).map_err(TrafficError::socket("send packets to", address))
@@ -161,6 +163,8 @@ struct Run<'a> {
     begin: Instant,
     /// Flows that still send.
     sending: AtomicUsize,
+    /// Packets of those that have ended.
+    sent: AtomicU64,
     send_errors: AtomicU64,
 }
 
@@ -206,6 +210,7 @@ impl Run<'_> {
     /// Returns the packets sent.
     fn send(&self, flow: usize, socket: &UdpSocket) -> io::Result<u64> {
         let result = self.send_flow(flow, socket);
+        self.sent.fetch_add(*result.as_ref().unwrap_or(&0), Ordering::Release);
         self.sending.fetch_sub(1, Ordering::Release);
         result
     }
@@ -256,7 +261,9 @@ impl Run<'_> {
                 }
                 Err(error) if is_timeout(&error) => {
                     let all_sent = self.sending.load(Ordering::Acquire) == 0;
-                    if all_sent && quiet_since.elapsed() > QUIET {
+                    // Complete: the glance that has just passed was for repetitions.
+                    let complete = arrivals.count() >= self.sent.load(Ordering::Acquire);
+                    if all_sent && (complete || quiet_since.elapsed() > QUIET) {
                         break;
                     }
                 }
@@ -296,6 +303,11 @@ impl Arrivals {
             foreign: 0,
             last: Duration::ZERO,
         }
+    }
+
+    /// Packets that arrived, whatever their state.
+    fn count(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.received + flow.corrupted).sum()
     }
 
     fn take(&mut self, packet: &[u8]) {

@@ -1,0 +1,31 @@
+//! ringtun end to end: two engines on two hosts of a private lab, real traffic, and everything
+//! that can go wrong. Needs no root where user namespaces are allowed.
+//!
+//! Not the standard harness: the lab must be entered before the first thread starts.
+#![allow(clippy::unwrap_used)]
+
+mod demo;
+mod errors;
+mod figures;
+mod garbage;
+mod lifecycle;
+mod offloads;
+mod order;
+mod passes;
+
+use std::process::ExitCode;
+
+use ringtun_tests::suite;
+
+fn main() -> ExitCode {
+    let mut cases = Vec::new();
+    cases.extend(passes::cases());
+    cases.extend(order::cases());
+    cases.extend(offloads::cases());
+    cases.extend(lifecycle::cases());
+    cases.extend(errors::cases());
+    cases.extend(garbage::cases());
+    cases.extend(figures::cases());
+    cases.extend(demo::cases());
+    suite::run(cases)
+}
