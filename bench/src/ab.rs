@@ -15,7 +15,7 @@ use crate::competitors::{self, Competitor, End, OtherBuild, Slot, Tunnel};
 use crate::environment::Environment;
 use crate::record::Journal;
 use crate::report::{self, Entry};
-use crate::session::{Session, Turn};
+use crate::session::{Session, Turn, find_iperf3};
 use crate::workload::{Route, Workload};
 use crate::{Outcome, progress};
 
@@ -56,6 +56,7 @@ pub(crate) struct Args {
 /// Measures and prints.
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let chosen = choose(args)?;
+    let iperf3 = find_iperf3()?;
     let pair = Pair::new()?;
     let environment = Environment::look(entered, &pair.left);
     let (mut tunnels, entries) = start(&chosen, &pair, stop);
@@ -66,30 +67,37 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         tunnels.iter().map(|(name, tunnel)| (name.clone(), tunnel.how.clone())).collect();
     let journal = Journal::open(args.json.as_deref(), &environment, &running)?;
     let total = usize::from(args.rounds) * args.workload.len() * tunnels.len();
-    let mut session = Session::new(args.seconds, total, journal, stop)?;
+    let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
+    rounds(args, &pair, &mut tunnels, &mut session)?;
+    print(args, &environment, &entries, &session)?;
+    let absent = entries.iter().any(|(_, how)| how.is_err());
+    Ok(match session.outcome() {
+        Outcome::Complete if absent => Outcome::Incomplete,
+        outcome => outcome,
+    })
+}
+
+fn rounds(
+    args: &Args,
+    pair: &Pair,
+    tunnels: &mut [(String, Tunnel)],
+    session: &mut Session<'_>,
+) -> Result<()> {
+    let (client, server, count) = (&pair.left, &pair.right, tunnels.len());
     for round in 0..usize::from(args.rounds) {
         for workload in &args.workload {
-            for position in 0..tunnels.len() {
-                let turned = (position + round) % tunnels.len();
-                let (name, tunnel) = &mut tunnels[turned];
-                let (client, server) = (&pair.left, &pair.right);
+            for position in 0..count {
+                let (name, tunnel) = &mut tunnels[(position + round) % count];
                 let route = Route { client, server, to: tunnel.to, from: None };
                 let turn = Turn { competitor: name, workload, round, position };
                 session.run(turn, tunnel, &route)?;
-                if stop.raised() {
-                    break;
+                if session.stop.raised() {
+                    return Ok(());
                 }
             }
         }
     }
-    print(args, &environment, &entries, &session)?;
-    let failed = entries.iter().any(|(_, how)| how.is_err())
-        || session.records.iter().any(|record| record.error.is_some());
-    Ok(match (stop.raised(), failed) {
-        (true, _) => Outcome::Interrupted,
-        (false, true) => Outcome::Incomplete,
-        (false, false) => Outcome::Complete,
-    })
+    Ok(())
 }
 
 fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
@@ -162,7 +170,8 @@ fn print(
     writeln!(
         out,
         "Median [min–max] of {} rounds of {} s, interleaved; × {}: median of the ratios within a \
-         round.\n~n/m: in n of m runs other guests of the host took more than 5 % of the CPU time.",
+         round.\nGb/s and kpps are payload at the receiver. ~n/m: in n of m runs others (guests of the \
+         host, or processes of this machine) took more than 5 % of the CPU time.",
         args.rounds, args.seconds, args.baseline
     )?;
     Ok(())

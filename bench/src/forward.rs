@@ -22,9 +22,9 @@ use ringtun::lab::{Address, Entered, Line, WIRE_MTU};
 use crate::competitors::{self, Competitor, End, Engine, Slot, Tunnel};
 use crate::environment::Environment;
 use crate::record::{Journal, Record};
-use crate::session::{Session, Turn};
+use crate::session::{Session, Turn, find_iperf3};
 use crate::statistics::{Spread, median_ratio, quotient};
-use crate::table::{Table, figure};
+use crate::table::{Table, disturbed, figure, spread};
 use crate::workload::{Figures, Route, Workload};
 use crate::{Outcome, progress};
 
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let environment = Environment::look(entered, &line.gateway);
     let matched = gso_max_size(GsoSize::Auto, WIRE_MTU - OVERHEAD, false);
     let sizes = [FULL, matched];
+    let iperf3 = find_iperf3()?;
     let mut tunnels = Vec::new();
     for (index, size) in (0_u8..).zip(sizes) {
         tunnels.push(start(&line, index, size, &args.io, stop)?);
@@ -77,8 +78,20 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         sizes.iter().zip(&tunnels).map(|(size, it)| (size.to_string(), it.how.clone())).collect();
     let journal = Journal::open(args.json.as_deref(), &environment, &hows)?;
     let total = usize::from(args.rounds) * cells.len();
-    let mut session = Session::new(args.seconds, total, journal, stop)?;
-    for round in 0..usize::from(args.rounds) {
+    let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
+    rounds(args.rounds, &line, &cells, &mut tunnels, &mut session)?;
+    print(args, &environment, &hows, &cells, &session.records)?;
+    Ok(session.outcome())
+}
+
+fn rounds(
+    rounds: u16,
+    line: &Line,
+    cells: &[Cell],
+    tunnels: &mut [Tunnel],
+    session: &mut Session<'_>,
+) -> Result<()> {
+    for round in 0..usize::from(rounds) {
         for position in 0..cells.len() {
             let cell = &cells[(position + round) % cells.len()];
             let tunnel = &mut tunnels[cell.tunnel];
@@ -88,18 +101,12 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
             let workload = &Workload::Tcp(1);
             let turn = Turn { competitor: &cell.name, workload, round, position };
             session.run(turn, tunnel, &route)?;
-            if stop.raised() {
-                break;
+            if session.stop.raised() {
+                return Ok(());
             }
         }
     }
-    print(args, &environment, &hows, &cells, &session.records)?;
-    let failed = session.records.iter().any(|record| record.error.is_some());
-    Ok(match (stop.raised(), failed) {
-        (true, _) => Outcome::Interrupted,
-        (false, true) => Outcome::Incomplete,
-        (false, false) => Outcome::Complete,
-    })
+    Ok(())
 }
 
 fn cells(sizes: [u32; 2]) -> Vec<Cell> {
@@ -194,13 +201,6 @@ fn values(name: &str, records: &[Record]) -> Vec<(usize, f64)> {
 fn row(name: &str, records: &[Record], base: &[(usize, f64)]) -> Vec<String> {
     let values = values(name, records);
     let gbps = Spread::of(values.iter().map(|(_, value)| *value));
-    let gbps = gbps.map_or_else(
-        || "–".to_owned(),
-        |it| {
-            let [median, min, max] = [it.median, it.min, it.max].map(|value| figure(Some(value)));
-            format!("{median} [{min}–{max}]")
-        },
-    );
     let (mut packets, mut reads, mut sends) = (0, 0, 0);
     let (mut gbit, mut daemon, mut busy) = (0.0, 0.0, 0.0);
     for (record, figures) in good(name, records) {
@@ -217,15 +217,15 @@ fn row(name: &str, records: &[Record], base: &[(usize, f64)]) -> Vec<String> {
         daemon += record.cost.daemon_cpu_seconds;
         busy += record.cost.busy_cpu_seconds;
     }
-    let disturbed = good(name, records).filter(|(record, _)| record.disturbed).count();
+    let marked = good(name, records).filter(|(record, _)| record.disturbed).count();
     vec![
         name.to_owned(),
-        gbps,
+        spread(gbps),
         figure(median_ratio(&values, base).map(|ratio| ratio.median)),
         figure(quotient(packets as f64, reads as f64)),
         figure(quotient(sends as f64, reads as f64)),
         figure(quotient(gbit, daemon)),
         figure(quotient(gbit, busy)),
-        if disturbed > 0 { format!("~{disturbed}/{}", values.len()) } else { String::new() },
+        disturbed(marked, values.len()),
     ]
 }

@@ -92,10 +92,16 @@ fn run(cli: &Cli) -> Result<Outcome> {
     // Before anything starts a thread.
     let entered = lab::enter()?;
     let stop = stop_on_signals()?;
-    match &cli.command {
+    let result = match &cli.command {
         Command::Ab(args) => ab::run(args, entered, &stop),
         Command::Forward(args) => forward::run(args, entered, &stop),
+    };
+    // Whatever failed after a signal failed because of it.
+    let result = if stop.raised() { Ok(Outcome::Interrupted) } else { result };
+    if let Ok(Outcome::Interrupted) = result {
+        progress("Stopped. Everything is cleaned up.");
     }
+    result
 }
 
 /// The first signal ends the run in good order, a second one at once; even then the kernel ends

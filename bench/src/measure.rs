@@ -1,4 +1,5 @@
-//! What a workload cost: CPU time of the tunnel's processes, and of the whole machine.
+//! What a workload cost: CPU time of the tunnel's processes, and of the whole machine; and who else
+//! wanted the CPUs meanwhile: other guests of the host (steal), and other processes of this machine.
 //!
 //! Processes are found by their process group (the lab gives each child one), so helpers that a
 //! daemon starts count as well. Work that the kernel does in softirq on behalf of a tunnel is
@@ -12,15 +13,17 @@ use serde::Serialize;
 
 /// USER_HZ, the unit of /proc: 100 on every architecture that ringtun is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Runs that lost a larger part of the machine than this to other guests are marked.
-pub(crate) const STEAL_MAX: f64 = 0.05;
+/// Runs that lost a larger part of the machine than this to others are marked.
+const DISTURBANCE_MAX: f64 = 0.05;
+/// The parent of all kernel threads: their work may be ours (softirq).
+const KTHREADD: u32 = 2;
 
 /// A moment.
 #[derive(Debug)]
 pub(crate) struct Mark {
     at: Instant,
     machine: Machine,
-    daemon_ticks: u64,
+    processes: Processes,
     groups: Vec<u32>,
 }
 
@@ -35,12 +38,14 @@ pub(crate) struct Cost {
     pub(crate) busy_cpu_seconds: f64,
     /// The part of all CPU time that other guests took, 0 to 1.
     pub(crate) steal: f64,
+    /// The part of all CPU time that processes took that are not ours, 0 to 1.
+    pub(crate) other_load: f64,
 }
 
 impl Cost {
-    /// Whether other guests took more than a run can bear.
+    /// Whether others took more than a run can bear.
     pub(crate) fn is_disturbed(&self) -> bool {
-        self.steal > STEAL_MAX
+        self.steal > DISTURBANCE_MAX || self.other_load > DISTURBANCE_MAX
     }
 }
 
@@ -54,7 +59,7 @@ impl Mark {
         Ok(Self {
             at: Instant::now(),
             machine: parse_machine(&stat).context("/proc/stat has no line for the CPUs")?,
-            daemon_ticks: daemon_ticks(groups)?,
+            processes: Processes::now(groups)?,
             groups: groups.to_vec(),
         })
     }
@@ -67,12 +72,14 @@ impl Mark {
         let now = Self::now(&self.groups)?;
         let seconds = |after: u64, before: u64| after.saturating_sub(before) as f64;
         let all = seconds(now.machine.all, self.machine.all);
-        let steal = seconds(now.machine.steal, self.machine.steal);
+        let part = |ticks: f64| if all > 0.0 { ticks / all } else { 0.0 };
+        let daemon = seconds(now.processes.daemons, self.processes.daemons);
         Ok(Cost {
             wall_seconds: now.at.duration_since(self.at).as_secs_f64(),
-            daemon_cpu_seconds: seconds(now.daemon_ticks, self.daemon_ticks) / TICKS_PER_SECOND,
+            daemon_cpu_seconds: daemon / TICKS_PER_SECOND,
             busy_cpu_seconds: seconds(now.machine.busy, self.machine.busy) / TICKS_PER_SECOND,
-            steal: if all > 0.0 { steal / all } else { 0.0 },
+            steal: part(seconds(now.machine.steal, self.machine.steal)),
+            other_load: part(seconds(now.processes.others, self.processes.others)),
         })
     }
 }
@@ -97,33 +104,54 @@ fn parse_machine(stat: &str) -> Option<Machine> {
     Some(Machine { all: busy + idle + wait + steal, busy, steal })
 }
 
-fn daemon_ticks(groups: &[u32]) -> Result<u64> {
-    if groups.is_empty() {
-        return Ok(0);
-    }
-    let mut ticks = 0;
-    for entry in fs::read_dir("/proc").context("cannot list /proc")?.flatten() {
-        let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        // It may end while we look.
-        let stat = is_process.then(|| fs::read_to_string(entry.path().join("stat")).ok());
-        let process = stat.flatten().and_then(|stat| parse_process(&stat));
-        if let Some((group, used)) = process
-            && groups.contains(&group)
-        {
-            ticks += used;
-        }
-    }
-    Ok(ticks)
+/// Ticks of processes since they started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Processes {
+    /// Of the groups asked about.
+    daemons: u64,
+    /// Of everybody else but us, our children (iperf3) and the kernel. Time of a process that ended
+    /// is its parent's from then on, so that short-lived ones count as well.
+    others: u64,
 }
 
-/// Process group and CPU ticks (of ended children too) from /proc/PID/stat.
-fn parse_process(stat: &str) -> Option<(u32, u64)> {
+impl Processes {
+    fn now(groups: &[u32]) -> Result<Self> {
+        let (us, mut sum) = (std::process::id(), Self::default());
+        for entry in fs::read_dir("/proc").context("cannot list /proc")?.flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            // It may end while we look.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some(process) = parse_process(&stat) else { continue };
+            let is_kernel = pid == KTHREADD || process.parent == KTHREADD;
+            if groups.contains(&process.group) {
+                sum.daemons += process.ticks;
+            } else if pid != us && process.parent != us && !is_kernel {
+                sum.others += process.ticks;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// From /proc/PID/stat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProcessStat {
+    parent: u32,
+    group: u32,
+    /// CPU time, with that of children that ended.
+    ticks: u64,
+}
+
+fn parse_process(stat: &str) -> Option<ProcessStat> {
     // The name, in parentheses, may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let words: Vec<&str> = rest.split_whitespace().collect();
-    let group = words.get(2)?.parse().ok()?;
+    let (parent, group) = (words.get(1)?.parse().ok()?, words.get(2)?.parse().ok()?);
     let ticks: Option<Vec<u64>> = words.get(11..15)?.iter().map(|word| word.parse().ok()).collect();
-    Some((group, ticks?.iter().sum()))
+    Some(ProcessStat { parent, group, ticks: ticks?.iter().sum() })
 }
 
 #[cfg(test)]
@@ -145,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        assert_eq!(parse_process(PROCESS), Some((4_700, 12 + 34 + 1 + 2)));
+        let expected = ProcessStat { parent: 1, group: 4_700, ticks: 12 + 34 + 1 + 2 };
+        assert_eq!(parse_process(PROCESS), Some(expected));
     }
 
     #[test]
@@ -161,8 +190,7 @@ mod tests {
     #[test]
     fn our_own_group_uses_time() {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        let (group, _) = parse_process(&stat).unwrap();
-        let mark = Mark::now(&[group]).unwrap();
+        let mark = Mark::now(&[parse_process(&stat).unwrap().group]).unwrap();
         let begin = Instant::now();
         while begin.elapsed().as_millis() < 120 {
             std::hint::spin_loop();
@@ -173,8 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn more_than_five_per_cent_of_steal_disturbs() {
+    fn more_than_five_per_cent_disturb() {
         assert!(!Cost { steal: 0.05, ..Cost::default() }.is_disturbed());
         assert!(Cost { steal: 0.051, ..Cost::default() }.is_disturbed());
+        assert!(Cost { other_load: 0.051, ..Cost::default() }.is_disturbed());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::record::Record;
 use crate::statistics::{Spread, median_ratio, quotient};
-use crate::table::{Table, figure};
+use crate::table::{Table, count, disturbed, figure, spread};
 use crate::workload::{Figures, Workload};
 
 /// A competitor's name, and why it is not there if it is not.
@@ -150,7 +150,7 @@ impl<'a> Row<'a> {
                 ratio,
                 self.per(gbit, daemon),
                 self.per(gbit, busy),
-                self.median(retransmits),
+                self.retransmits(),
                 disturbed,
             ],
             Workload::Udp { .. } => vec![
@@ -167,7 +167,7 @@ impl<'a> Row<'a> {
                 value,
                 self.spread(p99),
                 ratio,
-                figure(Some(self.good().map(|(_, figures)| lost(figures)).sum())),
+                count(self.good().map(|(_, figures)| lost(figures)).sum()),
                 self.cpu_us_per_trip(),
                 disturbed,
             ],
@@ -179,18 +179,20 @@ impl<'a> Row<'a> {
         figure(Spread::of(values).map(|spread| spread.median))
     }
 
+    fn retransmits(&self) -> String {
+        let counts = self.good().filter_map(|(_, figures)| retransmits(figures));
+        Spread::of(counts).map_or_else(|| "–".to_owned(), |spread| count(spread.median))
+    }
+
     fn cpu_us_per_trip(&self) -> String {
         let cpu_us: f64 = self.good().map(|(run, _)| run.cost.daemon_cpu_seconds * 1e6).sum();
         let trips: f64 = self.good().map(|(_, figures)| trips(figures)).sum();
         figure(quotient(cpu_us, trips).filter(|_| cpu_us > 0.0))
     }
 
-    /// How many of its runs other guests disturbed.
+    /// How many of its runs others disturbed.
     fn disturbed(&self) -> String {
-        match self.runs.iter().filter(|run| run.disturbed).count() {
-            0 => String::new(),
-            count => format!("~{count}/{}", self.runs.len()),
-        }
+        disturbed(self.runs.iter().filter(|run| run.disturbed).count(), self.runs.len())
     }
 
     fn failures(&self) -> Option<String> {
@@ -204,17 +206,6 @@ impl<'a> Row<'a> {
         let (name, all) = (self.name, self.runs.len());
         Some(format!("{name}: {count} of {all} runs FAILED: {}\n", errors.join("; ")))
     }
-}
-
-/// `9.41 [9.02–9.77]`.
-fn spread(spread: Option<Spread>) -> String {
-    spread.map_or_else(
-        || "–".to_owned(),
-        |Spread { median, min, max }| {
-            let [median, min, max] = [median, min, max].map(|value| figure(Some(value)));
-            format!("{median} [{min}–{max}]")
-        },
-    )
 }
 
 fn gbit(figures: &Figures) -> f64 {

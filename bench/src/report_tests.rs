@@ -20,7 +20,7 @@ fn record(name: &str, round: usize, bytes: u64) -> Record {
             wall_seconds: 2.0,
             daemon_cpu_seconds: 0.5,
             busy_cpu_seconds: 2.0,
-            steal: 0.0,
+            ..Cost::default()
         },
         disturbed: round == 1,
         engines: Vec::new(),

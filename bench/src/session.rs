@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use ringtun::control::socket;
 use ringtun::control::status::Status;
 use ringtun::lab::traffic::{Stop, TrafficError};
@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use crate::competitors::{Tunnel, find};
 use crate::measure::{Cost, Mark};
-use crate::progress;
 use crate::record::{EngineUse, Journal, Record};
 use crate::workload::{Figures, Route, Workload};
+use crate::{Outcome, progress};
 
 /// Lets what the last run left in queues drain before the clocks are read.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -50,18 +50,26 @@ type Measured = (Figures, Value, Cost, Vec<EngineUse>);
 
 impl<'a> Session<'a> {
     /// For `total` runs of `seconds` each.
-    ///
-    /// # Errors
-    /// No iperf3.
     pub(crate) fn new(
+        iperf3: PathBuf,
         seconds: u64,
         total: usize,
         journal: Journal,
         stop: &'a Stop,
-    ) -> Result<Self> {
-        let iperf3 = find("iperf3").context("sudo apt install iperf3")?;
+    ) -> Self {
         let (records, begin) = (Vec::new(), Instant::now());
-        Ok(Self { iperf3, seconds, stop, journal, records, total, begin })
+        Self { iperf3, seconds, stop, journal, records, total, begin }
+    }
+
+    /// How it went.
+    pub(crate) fn outcome(&self) -> Outcome {
+        if self.stop.raised() {
+            Outcome::Interrupted
+        } else if self.records.iter().any(|record| record.error.is_some()) {
+            Outcome::Incomplete
+        } else {
+            Outcome::Complete
+        }
     }
 
     /// Makes one run and keeps its record. A run that fails is a record too.
@@ -139,16 +147,28 @@ impl<'a> Session<'a> {
             (None, error) => format!("FAILED: {}", error.as_deref().unwrap_or("unknown")),
         };
         let mark = if record.disturbed {
-            format!("  ~ steal {:.0} %", 100.0 * record.cost.steal)
+            let [steal, other] = [record.cost.steal, record.cost.other_load].map(|it| 100.0 * it);
+            format!("  ~ steal {steal:.0} %, other load {other:.0} %")
         } else {
             String::new()
         };
         let (round, workload, name) = (record.round + 1, &record.workload, &record.competitor);
         progress(&format!(
-            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} {name:<13} \
+            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} {name:<16} \
              {what}{mark}"
         ));
     }
+}
+
+/// Where iperf3 is.
+///
+/// # Errors
+/// How to get it.
+pub(crate) fn find_iperf3() -> Result<PathBuf> {
+    let Ok(program) = find("iperf3") else {
+        bail!("iperf3 makes the traffic and is not installed: sudo apt install iperf3");
+    };
+    Ok(program)
 }
 
 fn statuses(tunnel: &Tunnel) -> Result<Vec<Status>> {

@@ -1,5 +1,7 @@
 //! Aligned tables, for terminals and (the same text) for Markdown.
 
+use crate::statistics::Spread;
+
 /// Rows of cells under a heading.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -55,8 +57,30 @@ pub(crate) fn figure(value: Option<f64>) -> String {
         None => "–".to_owned(),
         Some(value) if value.abs() >= 99.95 => format!("{value:.0}"),
         Some(value) if value.abs() >= 9.995 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
+        Some(value) if value.abs() >= 0.0995 || value == 0.0 => format!("{value:.2}"),
+        Some(value) => format!("{value:.4}"),
     }
+}
+
+/// A whole number.
+pub(crate) fn count(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+/// `9.41 [9.02–9.77]`.
+pub(crate) fn spread(spread: Option<Spread>) -> String {
+    spread.map_or_else(
+        || "–".to_owned(),
+        |Spread { median, min, max }| {
+            let [median, min, max] = [median, min, max].map(|value| figure(Some(value)));
+            format!("{median} [{min}–{max}]")
+        },
+    )
+}
+
+/// How many of all runs were disturbed; nothing for none.
+pub(crate) fn disturbed(count: usize, all: usize) -> String {
+    if count > 0 { format!("~{count}/{all}") } else { String::new() }
 }
 
 #[cfg(test)]
@@ -78,7 +102,7 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits() {
-        let values = [None, Some(0.0), Some(1.234), Some(12.34), Some(123.4)];
-        assert_eq!(values.map(figure), ["–", "0.00", "1.23", "12.3", "123"]);
+        let values = [None, Some(0.0), Some(0.01234), Some(1.234), Some(12.34), Some(123.4)];
+        assert_eq!(values.map(figure), ["–", "0.00", "0.0123", "1.23", "12.3", "123"]);
     }
 }
