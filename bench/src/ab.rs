@@ -170,8 +170,8 @@ fn print(
     writeln!(
         out,
         "Median [min–max] of {} rounds of {} s, interleaved; × {}: median of the ratios within a \
-         round.\nGb/s and kpps are payload at the receiver. ~n/m: in n of m runs others (guests of the \
-         host, or processes of this machine) took more than 5 % of the CPU time.",
+         round.\nGb/s and kpps are payload at the receiver. ~n/m: in n of m runs others (guests \
+         of the host, or processes of this machine) took more than 5 % of the CPU time.",
         args.rounds, args.seconds, args.baseline
     )?;
     Ok(())

@@ -177,8 +177,8 @@ fn print(
     }
     writeln!(
         out,
-        "\n{}{notes}\nMedian [min–max] of {} rounds of {} s, interleaved. Reads and sends are those \
-         of the gateway's engine, from its control socket.",
+        "\n{}{notes}\nMedian [min–max] of {} rounds of {} s, interleaved. Reads and sends are \
+         those of the gateway's engine, from its control socket.",
         table.text(),
         args.rounds,
         args.seconds

@@ -154,8 +154,8 @@ impl<'a> Session<'a> {
         };
         let (round, workload, name) = (record.round + 1, &record.workload, &record.competitor);
         progress(&format!(
-            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} {name:<16} \
-             {what}{mark}"
+            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} \
+             {name:<16} {what}{mark}"
         ));
     }
 }

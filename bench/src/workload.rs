@@ -3,7 +3,7 @@
 //! | name | sent | measured |
 //! |---|---|---|
 //! | `tcpN` | iperf3, N TCP streams | Gb/s at the receiver |
-//! | `udpLEN` | iperf3, datagrams of LEN bytes as fast as one sender can | received Gb/s, kpps, loss |
+//! | `udpLEN` | iperf3, datagrams of LEN bytes, one sender without pause | Gb/s, kpps, loss |
 //! | `udpLEN@RATE` | the same at RATE (iperf3's `-b`) | the same |
 //! | `ping` | UDP echoes at a fixed rate through an idle tunnel | p50 and p99 |
 
