@@ -87,6 +87,9 @@ const WRITTEN: [Refusal; 17] = [
     ("unknown_backend", "up rt0 {LEAST} --encap plain --io epoll", USAGE, &["epoll", "mmsg"]),
 ];
 
+/// Says why it was left out, if it was.
+type Found = fn() -> Option<String>;
+
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, words, code, says) in WRITTEN {
@@ -97,7 +100,7 @@ pub(crate) fn cases() -> Vec<Case> {
             refuses(&host, ringtun(&words), code, says);
         }));
     }
-    let found: [(&str, fn() -> Option<String>); 9] = [
+    let found: [(&str, Found); 9] = [
         ("port_of_another_program", port_of_another_program),
         ("port_of_another_ringtun", port_of_another_ringtun),
         ("device_name_taken", device_name_taken),
