@@ -9,6 +9,7 @@ pub mod backend;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -89,8 +90,8 @@ pub enum EngineError {
         /// The kernel's reason.
         error: io::Error,
     },
-    /// A worker ended before it was ready.
-    #[error("worker {0} died during start")]
+    /// A worker panicked.
+    #[error("worker {0} died of a bug in ringtun; please report what it said above")]
     Died(usize),
     /// A worker ended by itself; the engine should be stopped.
     #[error("worker {worker} cannot go on: {error}")]
@@ -209,9 +210,14 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name(format!("worker-{worker}"))
             .spawn(move || {
-                if let Err(error) = start.run(&ready_sender) {
-                    let _ = failures.try_send(EngineError::Failed { worker, error });
-                }
+                // A panic is a bug of ours; the others must not go on without this queue.
+                let ended = catch_unwind(AssertUnwindSafe(|| start.run(&ready_sender)));
+                let failure = match ended {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => EngineError::Failed { worker, error },
+                    Err(_) => EngineError::Died(worker),
+                };
+                let _ = failures.try_send(failure);
             })
             .map_err(thread_error)?;
         self.workers.push(Worker { thread, wake });

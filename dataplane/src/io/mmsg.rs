@@ -14,8 +14,8 @@ use crossbeam::channel::Sender;
 use super::counters::{Counters, DropReason};
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
-    Backend, Datagrams, FLUSH_BYTES, Files, Handler, IoError, Received, SEND_SLOTS, Transmit,
-    device_gone,
+    Backend, Datagrams, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received, SEND_SLOTS,
+    Transmit, device_gone,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -49,6 +49,7 @@ pub struct Mmsg {
     batch: ReceiveBatch,
     /// Files that had more than one turn takes.
     more: bool,
+    health: ReceiveHealth,
     watching_writable: bool,
 }
 
@@ -110,6 +111,7 @@ impl Mmsg {
             turn_slots,
             batch,
             more: false,
+            health: ReceiveHealth::default(),
             watching_writable: false,
         })
     }
@@ -167,12 +169,17 @@ impl Mmsg {
     fn receive(&mut self, socket: u16, handler: &mut impl Handler) {
         let count = match self.batch.receive(self.tx.files.get(socket), &mut self.idle) {
             Ok(count) => count,
-            // ICMP errors of earlier sends surface here; the datagrams behind them still come.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            // The datagrams behind a stray error still come.
             Err(error) => {
-                self.more |= error.kind() != ErrorKind::WouldBlock;
+                self.more = true;
+                if self.health.failed() {
+                    self.tx.fatal = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                }
                 return;
             }
         };
+        self.health.succeeded();
         self.more |= count == usize::from(RECEIVES_PER_TURN);
         for i in 0..count {
             let Some(slot) = self.idle.pop() else { return };
@@ -221,7 +228,7 @@ impl Backend for Mmsg {
                 Err(if device_gone(errno) {
                     IoError::DeviceGone(error)
                 } else {
-                    IoError::Failed { what: "reading or writing the tun", error }
+                    IoError::Failed { what: "reading the tun or the socket", error }
                 })
             }
             None => Ok(()),

@@ -9,6 +9,7 @@
 //! - [`outbox`]: what becomes of a send, shared by both; [`gso`]: paths that refuse segmentation.
 
 pub mod counters;
+mod depth;
 pub mod gso;
 pub mod mmsg;
 pub mod outbox;
@@ -147,7 +148,27 @@ impl IoError {
 }
 
 /// Whether a tun read's error says that the device was deleted (drivers/net/tun.c: a detached
-/// queue answers EBADFD).
+/// queue answers EBADFD, and EFAULT to who was reading just then, see `tun_ring_recv`).
 fn device_gone(errno: i32) -> bool {
-    errno == libc::EBADFD || errno == libc::ENODEV
+    matches!(errno, libc::EBADFD | libc::EFAULT | libc::ENODEV)
+}
+
+/// Receives that may fail in a row before the socket counts as broken: errors of earlier sends
+/// (ICMP) surface there, harmless but one a call.
+const RECEIVE_FAILURES_MAX: u32 = 1024;
+
+/// Tells stray receive errors from a socket that does nothing but fail.
+#[derive(Debug, Default)]
+struct ReceiveHealth(u32);
+
+impl ReceiveHealth {
+    fn succeeded(&mut self) {
+        self.0 = 0;
+    }
+
+    /// True when it has been too many.
+    fn failed(&mut self) -> bool {
+        self.0 += 1;
+        self.0 > RECEIVE_FAILURES_MAX
+    }
 }

@@ -185,7 +185,7 @@ impl Uring {
             let Some((slot, len)) = self.tx.frames.pop_front() else { break };
             handler.frame(slot.get(..len).unwrap_or_default(), &mut self.tx);
             if self.config.multishot_read {
-                self.tx.ring.lend(self.tx.files.queue, slot);
+                self.tx.lend(self.tx.files.queue, slot);
             } else {
                 self.idle_frames.push(slot);
             }

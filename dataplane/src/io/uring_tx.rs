@@ -10,9 +10,11 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
+use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
-    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, Slot, Transmit, device_gone,
+    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth, Slot,
+    Transmit, device_gone,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{Completion, Ring, SINGLE_READS};
@@ -51,6 +53,9 @@ pub(super) struct Tx {
     pub(super) parked: Box<[Option<Slot>]>,
     pub(super) merge_refused: bool,
     pub(super) fatal: Option<i32>,
+    pub(super) health: ReceiveHealth,
+    /// Slots not lent, by file.
+    pub(super) depths: Vec<Depth>,
 }
 
 impl Tx {
@@ -84,6 +89,10 @@ impl Tx {
             parked: (0..slot_count).map(|_| None).collect(),
             merge_refused: false,
             fatal: None,
+            health: ReceiveHealth::default(),
+            depths: (0..files.wake_index())
+                .map(|_| Depth::new(usize::from(RECEIVE_SLOTS.max(FRAME_SLOTS))))
+                .collect(),
             files,
         }
     }
@@ -98,9 +107,12 @@ impl Tx {
 
     /// Shows the kernel every slot lent so far.
     pub(super) fn publish(&mut self) {
-        self.ring.publish(self.files.queue);
-        for socket in 0..self.files.sockets.len() {
-            self.ring.publish(self.files.socket_index(socket));
+        let sockets = self.files.socket_index(0)..self.files.wake_index();
+        for file in sockets.chain([self.files.queue]) {
+            while let Some(slot) = self.depths[usize::from(file)].next(self.ring.lent_count(file)) {
+                self.ring.lend(file, slot);
+            }
+            self.ring.publish(file);
         }
     }
 
@@ -148,10 +160,14 @@ impl Tx {
                     match outcome {
                         Ok(arrival) => {
                             self.counters.inbound.reads.add(1);
+                            self.health.succeeded();
+                            let len = arrival.1.map_or(0, |arrival| arrival.len);
+                            self.depths[usize::from(file)].delivered(len);
                             self.arrivals.push_back(arrival);
                         }
                         Err(libc::ENOBUFS) => self.counters.receive_starved.add(1),
-                        // Errors of earlier sends (ICMP) surface here; nothing to do but go on.
+                        Err(libc::ECANCELED) => {}
+                        Err(errno) if self.health.failed() => self.fatal = Some(errno),
                         Err(_) => {}
                     }
                     if !more {
@@ -167,6 +183,7 @@ impl Tx {
 
     fn frame_read(&mut self, slot: Slot, len: usize) {
         self.counters.outbound.reads.add(1);
+        self.depths[usize::from(self.files.queue)].delivered(len);
         self.frames.push_back((slot, len));
     }
 
@@ -242,7 +259,7 @@ impl Tx {
             if self.references[slot] == 0
                 && let Some(slot) = self.parked[slot].take()
             {
-                self.lend(slot);
+                self.lend_received(slot);
             }
         }
         self.ring.writes.finish(index);
@@ -252,15 +269,20 @@ impl Tx {
     pub(super) fn release(&mut self, slot: Slot) {
         let index = usize::from(slot.index());
         if self.references[index] == 0 {
-            self.lend(slot);
+            self.lend_received(slot);
         } else {
             self.parked[index] = Some(slot);
         }
     }
 
-    fn lend(&mut self, slot: Slot) {
+    fn lend_received(&mut self, slot: Slot) {
         let socket = usize::from(slot.index() / RECEIVE_SLOTS);
-        self.ring.lend(self.files.socket_index(socket), slot);
+        self.lend(self.files.socket_index(socket), slot);
+    }
+
+    /// Has a slot lent to `file` again, now or when it is wanted.
+    pub(super) fn lend(&mut self, file: u16, slot: Slot) {
+        self.depths[usize::from(file)].keep(slot);
     }
 }
 

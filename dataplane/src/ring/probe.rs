@@ -44,8 +44,8 @@ pub enum UringError {
     },
     /// Something else forbids io_uring.
     #[error(
-        "io_uring_setup is refused ({error}) though no sysctl forbids it: most likely a \
-         container's seccomp profile or a security module; allow io_uring_setup, io_uring_enter and \
+        "io_uring_setup is refused ({error}) though no sysctl forbids it: likely a container's \
+         seccomp profile or a security module; allow io_uring_setup, io_uring_enter and \
          io_uring_register in the profile"
     )]
     Forbidden {

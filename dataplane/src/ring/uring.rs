@@ -189,6 +189,10 @@ impl Ring {
     /// Submits the first `count` sends of the queue as one chain: a send runs only after the one
     /// before it succeeded, so that a refusal in the middle lets nothing overtake it.
     pub fn send_chain(&mut self, count: usize) {
+        if !self.has_room(count) {
+            // A chain cut in two by a full queue would not stop as one.
+            let _ = self.uring.submit();
+        }
         for position in 0..count {
             let (Some(datagrams), Some(header)) =
                 (self.sends.get(position), self.sends.header(position))
@@ -238,9 +242,8 @@ impl Ring {
         }
     }
 
-    /// Whether an entry can be pushed without a call of the kernel.
-    #[must_use]
-    pub fn has_room(&mut self, count: usize) -> bool {
+    /// Whether `count` entries can be pushed without a call of the kernel.
+    fn has_room(&mut self, count: usize) -> bool {
         let submission = self.uring.submission();
         submission.capacity() - submission.len() >= count
     }

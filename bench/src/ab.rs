@@ -1,0 +1,178 @@
+//! `ab`: competitors against each other, interleaved.
+//!
+//! Rounds are the outermost loop and competitors the innermost, in an order that moves on by one
+//! each round: whatever slows the machine down for a while slows all of them down.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ringtun::lab::traffic::Stop;
+use ringtun::lab::{Entered, Pair};
+
+use crate::competitors::{self, Competitor, End, OtherBuild, Slot, Tunnel};
+use crate::environment::Environment;
+use crate::record::Journal;
+use crate::report::{self, Entry};
+use crate::session::{Session, Turn, find_iperf3};
+use crate::workload::{Route, Workload};
+use crate::{Outcome, progress};
+
+/// What `ab` is to do.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+
+    /// Length of one measurement
+    #[arg(long, value_name = "SECONDS", default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+
+    /// What is sent: tcpN, udpLEN, udpLEN@RATE, ping
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
+    workload: Vec<Workload>,
+
+    /// Only these tunnels (those of --ringtun are always measured)
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    only: Vec<String>,
+
+    /// Another build of ringtun, with further flags for its `up`
+    #[arg(long, value_name = "NAME=PATH[:FLAGS]")]
+    ringtun: Vec<OtherBuild>,
+
+    /// What the others are compared with
+    #[arg(long, value_name = "NAME", default_value = "vxlan")]
+    baseline: String,
+
+    /// Appends every run, with iperf3's own output, to this file (NDJSON)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Measures and prints.
+pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
+    let chosen = choose(args)?;
+    let iperf3 = find_iperf3()?;
+    let pair = Pair::new()?;
+    let environment = Environment::look(entered, &pair.left);
+    let (mut tunnels, entries) = start(&chosen, &pair, stop);
+    if stop.raised() {
+        return Ok(Outcome::Interrupted);
+    }
+    let running: Vec<(String, String)> =
+        tunnels.iter().map(|(name, tunnel)| (name.clone(), tunnel.how.clone())).collect();
+    let journal = Journal::open(args.json.as_deref(), &environment, &running)?;
+    let total = usize::from(args.rounds) * args.workload.len() * tunnels.len();
+    let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
+    rounds(args, &pair, &mut tunnels, &mut session)?;
+    print(args, &environment, &entries, &session)?;
+    let absent = entries.iter().any(|(_, how)| how.is_err());
+    Ok(match session.outcome() {
+        Outcome::Complete if absent => Outcome::Incomplete,
+        outcome => outcome,
+    })
+}
+
+fn rounds(
+    args: &Args,
+    pair: &Pair,
+    tunnels: &mut [(String, Tunnel)],
+    session: &mut Session<'_>,
+) -> Result<()> {
+    let (client, server, count) = (&pair.left, &pair.right, tunnels.len());
+    for round in 0..usize::from(args.rounds) {
+        for workload in &args.workload {
+            for position in 0..count {
+                let (name, tunnel) = &mut tunnels[(position + round) % count];
+                let route = Route { client, server, to: tunnel.to, from: None };
+                let turn = Turn { competitor: name, workload, round, position };
+                session.run(turn, tunnel, &route)?;
+                if session.stop.raised() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
+    let all = competitors::all(&args.ringtun);
+    let names: Vec<String> = all.iter().map(|competitor| competitor.name().to_owned()).collect();
+    let unique: BTreeSet<&String> = names.iter().collect();
+    if unique.len() < names.len() {
+        bail!("two tunnels have the same name: choose another for --ringtun NAME=…");
+    }
+    if let Some(unknown) = args.only.iter().chain([&args.baseline]).find(|&it| !names.contains(it))
+    {
+        bail!("there is no tunnel {unknown:?}: choose from {}", names.join(", "));
+    }
+    let others: Vec<String> =
+        args.ringtun.iter().map(|other| other.engine().name().to_owned()).collect();
+    let is_chosen = |name: &str| {
+        let listed = |names: &[String]| names.iter().any(|it| it == name);
+        args.only.is_empty() || listed(&args.only) || listed(&others)
+    };
+    Ok(all.into_iter().filter(|competitor| is_chosen(competitor.name())).collect())
+}
+
+/// Starts all of them; those that do not come up remain as entries with the reason.
+fn start(
+    chosen: &[Box<dyn Competitor>],
+    pair: &Pair,
+    stop: &Stop,
+) -> (Vec<(String, Tunnel)>, Vec<Entry>) {
+    let end = |host, wire| End { host, wire, underlay: Pair::INTERFACE };
+    let ends = [end(&pair.left, Pair::LEFT[0].ip), end(&pair.right, Pair::RIGHT[0].ip)];
+    let (mut tunnels, mut entries) = (Vec::new(), Vec::new());
+    for (index, competitor) in (0_u8..).zip(chosen) {
+        if stop.raised() {
+            break;
+        }
+        let name = competitor.name().to_owned();
+        match competitors::start(&**competitor, &Slot { ends, index }, stop) {
+            Ok(tunnel) => {
+                progress(&format!("{name}: passes packets"));
+                entries.push((name.clone(), Ok(tunnel.how.clone())));
+                tunnels.push((name, tunnel));
+            }
+            Err(error) => {
+                progress(&format!("{name}: NOT MEASURED: {error:#}"));
+                entries.push((name, Err(format!("{error:#}"))));
+            }
+        }
+    }
+    (tunnels, entries)
+}
+
+fn print(
+    args: &Args,
+    environment: &Environment,
+    entries: &[Entry],
+    session: &Session<'_>,
+) -> Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{}\n{}\n", environment.text(), report::legend(entries))?;
+    if session.stop.raised() {
+        writeln!(out, "INTERRUPTED: what follows is not complete\n")?;
+    }
+    for workload in &args.workload {
+        let table = report::workload(workload, entries, &session.records, &args.baseline);
+        writeln!(out, "{table}")?;
+    }
+    if let Some(memory) = report::memory(entries, &session.records) {
+        writeln!(out, "{memory}")?;
+    }
+    writeln!(
+        out,
+        "Median [min–max] of {} rounds of {} s, interleaved; × {}: median of the ratios within a \
+         round.\nGb/s and kpps are payload at the receiver. ~n/m: in n of m runs others (guests \
+         of the host, or processes of this machine) took more than 5 % of the CPU time.",
+        args.rounds, args.seconds, args.baseline
+    )?;
+    Ok(())
+}

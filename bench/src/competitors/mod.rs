@@ -1,0 +1,253 @@
+//! The tunnels that are measured, and what they have in common.
+//!
+//! ```text
+//! Competitor ── start(Slot) ──► Tunnel: processes on both ends, the far address
+//!   wire         no tunnel, and the kernel's VXLAN
+//!   engine       ringtun, in its variants, of this tree or by path
+//!   openvpn, socat
+//! ```
+//!
+//! All of them are up at the same time, each with addresses, ports and devices of its own
+//! ([`Slot`]), and idle except while they are measured. One that is missing or does not come up is
+//! reported with the reason; it never disappears silently.
+
+mod engine;
+mod openvpn;
+mod socat;
+mod wire;
+
+use std::env;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use ringtun::control::values::InterfaceName;
+use ringtun::lab::traffic::{Stop, TrafficError, probe};
+use ringtun::lab::{Address, Host, LabError, Process};
+
+pub(crate) use engine::{Engine, OtherBuild};
+pub(crate) use wire::{Veth, Vxlan};
+
+/// How long a tunnel may take until it passes packets.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at whether the processes of a starting tunnel still run.
+const GLANCE: Duration = Duration::from_millis(500);
+const LOG_LINES: usize = 4;
+const FIRST_PORT: u16 = 51_820;
+
+/// Something that carries packets from one host to the other.
+pub(crate) trait Competitor: fmt::Debug {
+    /// Its name, in tables and for `--only`.
+    fn name(&self) -> &str;
+    /// Programs it needs, each with the Debian package that has it.
+    fn needs(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+    /// Starts both ends, without waiting.
+    ///
+    /// # Errors
+    /// What the kernel or a program said.
+    fn start(&self, slot: &Slot<'_>) -> Result<Tunnel>;
+}
+
+/// One end of the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End<'a> {
+    /// The host.
+    pub(crate) host: &'a Host,
+    /// Its address on the wire.
+    pub(crate) wire: IpAddr,
+    /// The interface of the wire.
+    pub(crate) underlay: &'a str,
+}
+
+/// What one competitor has to itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot<'a> {
+    /// Both ends of the wire.
+    pub(crate) ends: [End<'a>; 2],
+    /// From 0; makes addresses, ports and devices unique.
+    pub(crate) index: u8,
+}
+
+impl Slot<'_> {
+    /// UDP port of both ends.
+    pub(crate) fn port(&self) -> u16 {
+        FIRST_PORT + u16::from(self.index)
+    }
+
+    /// Address and port of an end on the wire.
+    pub(crate) fn endpoint(&self, end: usize) -> SocketAddr {
+        SocketAddr::new(self.ends[end].wire, self.port())
+    }
+
+    /// Device on an end: unique on the machine, for control sockets are shared.
+    pub(crate) fn device(&self, end: usize) -> String {
+        format!("bench{}{}", self.index, ["l", "r"][end])
+    }
+
+    /// Inner address of an end.
+    pub(crate) fn inner(&self, end: usize) -> Address {
+        let last = if end == 0 { 1 } else { 2 };
+        Address { ip: IpAddr::V4(Ipv4Addr::new(10, 100, self.index, last)), prefix_len: 24 }
+    }
+
+    /// A tunnel between the inner addresses of this slot.
+    pub(crate) fn tunnel(&self, how: String) -> Tunnel {
+        Tunnel { how, to: self.inner(1).ip, processes: Vec::new(), engines: Vec::new() }
+    }
+}
+
+/// A competitor at work. Dropping it ends its processes.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    /// What exactly it is: the command of the left end, cipher and all.
+    pub(crate) how: String,
+    /// The right host's address in it.
+    pub(crate) to: IpAddr,
+    /// Its processes on both ends.
+    pub(crate) processes: Vec<Process>,
+    /// Devices of ringtun engines, left and right: those have a control socket.
+    pub(crate) engines: Vec<InterfaceName>,
+}
+
+impl Tunnel {
+    /// The process groups to charge.
+    pub(crate) fn groups(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::pid).collect()
+    }
+
+    /// Waits until a packet has gone to the right end and back.
+    ///
+    /// # Errors
+    /// A process that ended, with its last words; the timeout; [`TrafficError::Stopped`].
+    pub(crate) fn wait(&mut self, client: &Host, server: &Host, stop: &Stop) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            self.check()?;
+            let to = SocketAddr::new(self.to, 0);
+            match probe(client, server, to, GLANCE, stop) {
+                Ok(_) => return Ok(()),
+                Err(TrafficError::Stopped) => return Err(TrafficError::Stopped.into()),
+                // Not yet: no answer, or no address to bind to.
+                Err(_) if begin.elapsed() < START_TIMEOUT => std::thread::sleep(GLANCE / 10),
+                Err(error) => bail!("{error}. {}", self.last_words()),
+            }
+        }
+    }
+
+    /// An error if one of its processes has ended.
+    ///
+    /// # Errors
+    /// The last words of that process.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        for process in &mut self.processes {
+            if let Some(status) = process.ended()? {
+                bail!("it ended ({status}): {}", process.last_lines(LOG_LINES).join(" / "));
+            }
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let words = |process: &Process| process.last_lines(LOG_LINES).join(" / ");
+        self.processes.iter().map(words).collect::<Vec<_>>().join(" // ")
+    }
+}
+
+/// All that `ab` knows, in the order of its tables.
+pub(crate) fn all(others: &[OtherBuild]) -> Vec<Box<dyn Competitor>> {
+    let mut all: Vec<Box<dyn Competitor>> = vec![Box::new(Veth), Box::new(Vxlan)];
+    for engine in Engine::variants().into_iter().chain(others.iter().map(OtherBuild::engine)) {
+        all.push(Box::new(engine));
+    }
+    all.push(Box::new(openvpn::OpenVpn));
+    all.push(Box::new(socat::Socat));
+    all
+}
+
+/// Starts a competitor and waits until it passes packets.
+///
+/// # Errors
+/// The programs that are missing, or why it did not come up.
+pub(crate) fn start(competitor: &dyn Competitor, slot: &Slot<'_>, stop: &Stop) -> Result<Tunnel> {
+    let missing: Vec<_> =
+        competitor.needs().iter().filter(|(program, _)| find(program).is_err()).collect();
+    if let Some((program, _)) = missing.first() {
+        let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+        bail!("{program} is not installed: sudo apt install {}", packages.join(" "));
+    }
+    let mut tunnel = competitor.start(slot)?;
+    tunnel.wait(slot.ends[0].host, slot.ends[1].host, stop)?;
+    Ok(tunnel)
+}
+
+/// A program in PATH, or where Debian keeps those of the administrator.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let mut found = folders.map(|folder| folder.join(program)).filter(is_program);
+    found.next().ok_or_else(|| anyhow!("{program} is not installed"))
+}
+
+/// A command as one would type it.
+pub(crate) fn words(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let args = command.get_args().map(|arg| arg.to_string_lossy());
+    let mut words = vec![name.to_string_lossy()];
+    words.extend(args);
+    words.join(" ")
+}
+
+/// Sets an interface's MTU as soon as a daemon has made it.
+///
+/// # Errors
+/// The last one, if there is no such interface in time.
+pub(crate) fn set_mtu_when_there(host: &Host, device: &str, mtu: u32) -> Result<(), LabError> {
+    let begin = Instant::now();
+    loop {
+        match host.set_mtu(device, mtu) {
+            Err(_) if begin.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let all = all(&[]);
+        let mut names: Vec<_> = all.iter().map(|competitor| competitor.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn programs_are_found_or_not() {
+        assert!(find("sh").is_ok());
+        assert!(find("no-such-program-anywhere").is_err());
+    }
+
+    #[test]
+    fn commands_read_as_typed() {
+        let mut command = Command::new("/usr/sbin/openvpn");
+        command.args(["--dev", "x"]);
+        assert_eq!(words(&command), "openvpn --dev x");
+    }
+}

@@ -1,0 +1,140 @@
+//! On what machine, with what, and when: the header of every result.
+
+use std::env;
+use std::fs;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringtun::lab::{Entered, Host, WIRE_MTU};
+use serde::Serialize;
+
+/// What a result means nothing without.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Environment {
+    /// UTC.
+    pub(crate) date: String,
+    pub(crate) kernel: String,
+    pub(crate) cpu_model: String,
+    pub(crate) cpus: usize,
+    /// Of the source tree; `-dirty` with changes not committed.
+    pub(crate) commit: String,
+    /// Of the wire.
+    pub(crate) mtu: u32,
+    /// Without privileges over the machine: socket buffers end at net.core.rmem_max.
+    pub(crate) user_namespace: bool,
+    pub(crate) congestion_control: String,
+    pub(crate) rmem_max: String,
+    pub(crate) iperf3: String,
+    pub(crate) command_line: String,
+}
+
+impl Environment {
+    /// Looks around; what cannot be found out is `unknown`.
+    pub(crate) fn look(entered: Entered, host: &Host) -> Self {
+        let sysctl = |key| host.sysctl(key).unwrap_or_else(|_| unknown());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| unknown());
+        Self {
+            date: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or_else(|_| unknown(), |since| utc(since.as_secs())),
+            kernel: kernel.trim().to_owned(),
+            cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            commit: commit(),
+            mtu: WIRE_MTU,
+            user_namespace: entered.user_namespace,
+            congestion_control: sysctl("net.ipv4.tcp_congestion_control"),
+            rmem_max: fs::read_to_string("/proc/sys/net/core/rmem_max")
+                .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+            iperf3: first_line("iperf3", &["--version"]).unwrap_or_else(unknown),
+            command_line: env::args().collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let privileges = if self.user_namespace {
+            format!("user namespace (socket buffers end at {} bytes)", self.rmem_max)
+        } else {
+            "root (socket buffers as asked for)".to_owned()
+        };
+        let lines = [
+            ("date", self.date.clone()),
+            ("commit", self.commit.clone()),
+            ("kernel", format!("{}, TCP {}", self.kernel, self.congestion_control)),
+            ("machine", format!("{} × {}", self.cpus, self.cpu_model)),
+            ("wire", format!("veth, MTU {}; {privileges}", self.mtu)),
+            ("iperf3", self.iperf3.clone()),
+            ("command", self.command_line.clone()),
+        ];
+        lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn cpu_model(cpuinfo: &str) -> String {
+    let value = |key: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(key))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    };
+    value("model name").or_else(|| value("CPU part")).unwrap_or_else(unknown)
+}
+
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args);
+        let output = command.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain"])) {
+        (Some(commit), Some(changes)) if changes.is_empty() => commit,
+        (Some(commit), _) => format!("{commit}-dirty"),
+        (None, _) => unknown(),
+    }
+}
+
+/// The first line that a program prints.
+pub(crate) fn first_line(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
+}
+
+/// Seconds since 1970 as `2026-11-23 23:45 UTC` (days to a date after Howard Hinnant).
+fn utc(seconds: u64) -> String {
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (seconds % 86_400 / 3_600, seconds % 3_600 / 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
+        assert_eq!(utc(1_795_477_552), "2026-11-23 23:45 UTC");
+    }
+
+    #[test]
+    fn the_cpu_has_a_name_on_every_architecture() {
+        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: AMD EPYC\n"), "AMD EPYC");
+        assert_eq!(cpu_model("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n"), "0xd40");
+        assert_eq!(cpu_model("model name without a colon"), "unknown");
+        assert_eq!(cpu_model(""), "unknown");
+    }
+}

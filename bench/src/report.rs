@@ -1,0 +1,272 @@
+//! Records of `ab` to tables: one a workload, one for memory.
+//!
+//! A cell is the median of the rounds with the smallest and largest in brackets. Ratios are medians
+//! of ratios within a round. Cost is all that was carried by all that was used, over all rounds.
+
+use std::collections::BTreeSet;
+
+use crate::record::Record;
+use crate::statistics::{Spread, median_ratio, quotient};
+use crate::table::{Table, count, disturbed, figure, spread};
+use crate::workload::{Figures, Workload};
+
+/// A competitor's name, and why it is not there if it is not.
+pub(crate) type Entry = (String, Result<String, String>);
+
+/// The table of one workload, with its heading.
+pub(crate) fn workload(
+    workload: &Workload,
+    entries: &[Entry],
+    records: &[Record],
+    baseline: &str,
+) -> String {
+    let name = workload.to_string();
+    let rows: Vec<Row<'_>> = entries.iter().map(|entry| Row::new(entry, &name, records)).collect();
+    let base: Vec<(usize, f64)> =
+        rows.iter().find(|row| row.name == baseline).map(Row::values).unwrap_or_default();
+    let versus = format!("× {baseline}");
+    let columns: &[&str] = match workload {
+        Workload::Tcp(_) => {
+            &["tunnel", "Gb/s", &versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
+        }
+        Workload::Udp { .. } => &[
+            "tunnel",
+            "Gb/s",
+            "kpps",
+            &versus,
+            "loss %",
+            "Gbit/daemon CPU-s",
+            "kpkt/daemon CPU-s",
+            "kpkt/busy CPU-s",
+            "~",
+        ],
+        Workload::Ping => {
+            &["tunnel", "p50 µs", "p99 µs", &versus, "lost", "daemon CPU µs/trip", "~"]
+        }
+    };
+    let mut table = Table::new(columns);
+    let mut notes = String::new();
+    for row in &rows {
+        let ratio = median_ratio(&row.values(), &base).map(|ratio| ratio.median);
+        let mut cells = vec![row.name.to_owned()];
+        cells.extend(row.cells(workload, ratio));
+        table.push(cells);
+        notes.extend(row.failures());
+    }
+    format!("{name}: {}\n\n{}{notes}", title(workload), table.text())
+}
+
+/// Resident memory of ringtun's engines after each TCP run, in MB.
+pub(crate) fn memory(entries: &[Entry], records: &[Record]) -> Option<String> {
+    let mut table = Table::new(&["memory of one engine, MB", "after the first run", "largest"]);
+    let mut any = false;
+    for (name, _) in entries {
+        let runs = records
+            .iter()
+            .filter(|record| record.competitor == *name && record.workload.starts_with("tcp"));
+        let sizes: Vec<f64> = runs
+            .filter_map(|run| run.engines.iter().map(|engine| engine.after.memory_bytes).max())
+            .map(|bytes| bytes as f64 / 1e6)
+            .collect();
+        if let Some(spread) = Spread::of(sizes.iter().copied()) {
+            any = true;
+            let first = figure(sizes.first().copied());
+            table.push(vec![name.clone(), first, figure(Some(spread.max))]);
+        }
+    }
+    any.then(|| table.text())
+}
+
+/// What each tunnel is, and what is missing.
+pub(crate) fn legend(entries: &[Entry]) -> String {
+    let line = |(name, how): &Entry| match how {
+        Ok(how) => format!("{name:<13} {how}\n"),
+        Err(why) => format!("{name:<13} NOT MEASURED: {why}\n"),
+    };
+    entries.iter().map(line).collect()
+}
+
+fn title(workload: &Workload) -> String {
+    match workload {
+        Workload::Tcp(1) => "one TCP stream".to_owned(),
+        Workload::Tcp(streams) => format!("{streams} TCP streams"),
+        Workload::Udp { len, rate } if rate == "0" => {
+            format!("UDP datagrams of {len} bytes, one sender without pause; what was received")
+        }
+        Workload::Udp { len, rate } => {
+            format!("UDP datagrams of {len} bytes at {rate}bit/s; what was received")
+        }
+        Workload::Ping => "UDP round trips at a fixed 500 a second, otherwise idle".to_owned(),
+    }
+}
+
+/// One competitor's runs of one workload.
+struct Row<'a> {
+    name: &'a str,
+    /// Why there are none.
+    absent: Option<&'a str>,
+    runs: Vec<&'a Record>,
+}
+
+impl<'a> Row<'a> {
+    fn new(entry: &'a Entry, workload: &str, records: &'a [Record]) -> Self {
+        let (name, how) = entry;
+        let belongs = |record: &&Record| record.competitor == *name && record.workload == workload;
+        let absent = how.as_ref().err().map(String::as_str);
+        Self { name, absent, runs: records.iter().filter(belongs).collect() }
+    }
+
+    fn good(&self) -> impl Iterator<Item = (&'a Record, &'a Figures)> + '_ {
+        self.runs.iter().filter_map(|&run| Some((run, run.figures.as_ref()?)))
+    }
+
+    fn values(&self) -> Vec<(usize, f64)> {
+        self.good().map(|(run, figures)| (run.round, figures.value())).collect()
+    }
+
+    fn spread(&self, of: impl Fn(&Figures) -> Option<f64>) -> String {
+        spread(Spread::of(self.good().filter_map(|(_, figures)| of(figures))))
+    }
+
+    /// All of one over all of another.
+    fn per(&self, part: fn(&Figures) -> f64, whole: fn(&Record) -> f64) -> String {
+        let parts = self.good().map(|(_, figures)| part(figures)).sum();
+        let wholes = self.good().map(|(run, _)| whole(run)).sum();
+        figure(quotient(parts, wholes))
+    }
+
+    fn cells(&self, workload: &Workload, ratio: Option<f64>) -> Vec<String> {
+        if self.absent.is_some() {
+            return vec!["not measured".to_owned()];
+        }
+        let daemon = |run: &Record| run.cost.daemon_cpu_seconds;
+        let busy = |run: &Record| run.cost.busy_cpu_seconds;
+        let value = self.spread(|figures| Some(figures.value()));
+        let ratio = figure(ratio);
+        let disturbed = self.disturbed();
+        match workload {
+            Workload::Tcp(_) => vec![
+                value,
+                ratio,
+                self.per(gbit, daemon),
+                self.per(gbit, busy),
+                self.retransmits(),
+                disturbed,
+            ],
+            Workload::Udp { .. } => vec![
+                value,
+                self.spread(kpps),
+                ratio,
+                self.median(loss),
+                self.per(gbit, daemon),
+                self.per(kpackets, daemon),
+                self.per(kpackets, busy),
+                disturbed,
+            ],
+            Workload::Ping => vec![
+                value,
+                self.spread(p99),
+                ratio,
+                count(self.good().map(|(_, figures)| lost(figures)).sum()),
+                self.cpu_us_per_trip(),
+                disturbed,
+            ],
+        }
+    }
+
+    fn median(&self, of: fn(&Figures) -> Option<f64>) -> String {
+        let values = self.good().filter_map(|(_, figures)| of(figures));
+        figure(Spread::of(values).map(|spread| spread.median))
+    }
+
+    fn retransmits(&self) -> String {
+        let counts = self.good().filter_map(|(_, figures)| retransmits(figures));
+        Spread::of(counts).map_or_else(|| "–".to_owned(), |spread| count(spread.median))
+    }
+
+    fn cpu_us_per_trip(&self) -> String {
+        let cpu_us: f64 = self.good().map(|(run, _)| run.cost.daemon_cpu_seconds * 1e6).sum();
+        let trips: f64 = self.good().map(|(_, figures)| trips(figures)).sum();
+        figure(quotient(cpu_us, trips).filter(|_| cpu_us > 0.0))
+    }
+
+    /// How many of its runs others disturbed.
+    fn disturbed(&self) -> String {
+        disturbed(self.runs.iter().filter(|run| run.disturbed).count(), self.runs.len())
+    }
+
+    fn failures(&self) -> Option<String> {
+        let errors: BTreeSet<&str> =
+            self.runs.iter().filter_map(|run| run.error.as_deref()).collect();
+        if errors.is_empty() {
+            return None;
+        }
+        let count = self.runs.iter().filter(|run| run.error.is_some()).count();
+        let errors: Vec<&str> = errors.into_iter().collect();
+        let (name, all) = (self.name, self.runs.len());
+        Some(format!("{name}: {count} of {all} runs FAILED: {}\n", errors.join("; ")))
+    }
+}
+
+fn gbit(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Stream(received) => received.gbit(),
+        Figures::RoundTrips(_) => 0.0,
+    }
+}
+
+fn retransmits(figures: &Figures) -> Option<f64> {
+    match figures {
+        Figures::Stream(received) => received.retransmits.map(|count| count as f64),
+        Figures::RoundTrips(_) => None,
+    }
+}
+
+/// Thousands of datagrams received.
+fn kpackets(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Stream(received) => {
+            received.datagrams.map_or(0.0, |datagrams| datagrams.received as f64 / 1e3)
+        }
+        Figures::RoundTrips(_) => 0.0,
+    }
+}
+
+fn kpps(figures: &Figures) -> Option<f64> {
+    match figures {
+        Figures::Stream(received) => quotient(kpackets(figures), received.seconds),
+        Figures::RoundTrips(_) => None,
+    }
+}
+
+fn loss(figures: &Figures) -> Option<f64> {
+    match figures {
+        Figures::Stream(received) => Some(received.datagrams?.loss_percent()),
+        Figures::RoundTrips(_) => None,
+    }
+}
+
+fn p99(figures: &Figures) -> Option<f64> {
+    match figures {
+        Figures::Stream(_) => None,
+        Figures::RoundTrips(report) => Some(report.p99_us),
+    }
+}
+
+fn lost(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Stream(_) => 0.0,
+        Figures::RoundTrips(report) => report.lost as f64,
+    }
+}
+
+fn trips(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Stream(_) => 0.0,
+        Figures::RoundTrips(report) => report.received as f64,
+    }
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -1,0 +1,86 @@
+//! The tables of made-up records.
+
+use serde_json::Value;
+
+use super::*;
+use crate::iperf3::{Datagrams, Received};
+use crate::measure::Cost;
+
+fn record(name: &str, round: usize, bytes: u64) -> Record {
+    let datagrams = Some(Datagrams { sent: bytes / 500, received: bytes / 1000 });
+    let received = Received { bytes, seconds: 2.0, retransmits: Some(3), datagrams };
+    Record {
+        competitor: name.to_owned(),
+        workload: "udp1000".to_owned(),
+        round,
+        position: 0,
+        figures: Some(Figures::Stream(received)),
+        error: None,
+        cost: Cost {
+            wall_seconds: 2.0,
+            daemon_cpu_seconds: 0.5,
+            busy_cpu_seconds: 2.0,
+            ..Cost::default()
+        },
+        disturbed: round == 1,
+        engines: Vec::new(),
+        raw: Value::Null,
+    }
+}
+
+fn entries(names: &[&str]) -> Vec<Entry> {
+    names.iter().map(|&name| (name.to_owned(), Ok(String::new()))).collect()
+}
+
+fn row(text: &str, name: &str) -> Vec<String> {
+    let line = text.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap();
+    line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_row_holds_medians_ratios_and_cost() {
+    let records = [
+        record("vxlan", 0, 1_000_000_000),
+        record("uring", 0, 500_000_000),
+        record("vxlan", 1, 100_000_000),
+        record("uring", 1, 90_000_000),
+        record("vxlan", 2, 1_000_000_000),
+        record("uring", 2, 600_000_000),
+    ];
+    let udp = "udp1000".parse().unwrap();
+    let text = workload(&udp, &entries(&["vxlan", "uring"]), &records, "vxlan");
+    let expected = [
+        "uring",
+        "2.00 [0.36–2.40]",
+        "250 [45.0–300]",
+        // The median of 0.5, 0.9 and 0.6; that of the medians would be 0.5.
+        "0.60",
+        "50.0",
+        // 9.52 Gbit in 1.5 s.
+        "6.35",
+        "793",
+        "198",
+        "~1/3",
+    ];
+    assert_eq!(row(&text, "uring"), expected);
+    assert_eq!(row(&text, "vxlan")[3], "1.00");
+}
+
+#[test]
+fn what_failed_or_is_missing_stays_visible() {
+    let mut failed = record("uring", 0, 1);
+    failed.figures = None;
+    failed.error = Some("iperf3: unable to connect".to_owned());
+    let mut entries = entries(&["uring"]);
+    entries.push(("socat".to_owned(), Err("sudo apt install socat".to_owned())));
+    let text = workload(&"udp1000".parse().unwrap(), &entries, &[failed], "vxlan");
+    assert!(text.contains("uring: 1 of 1 runs FAILED: iperf3: unable to connect"), "{text}");
+    assert_eq!(row(&text, "uring")[1], "–");
+    assert_eq!(row(&text, "socat")[1], "not measured");
+    assert!(legend(&entries).contains("NOT MEASURED: sudo apt install socat"));
+}
+
+#[test]
+fn memory_is_that_of_engines_only() {
+    assert_eq!(memory(&entries(&["vxlan"]), &[record("vxlan", 0, 1)]), None);
+}

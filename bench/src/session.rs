@@ -1,0 +1,177 @@
+//! One run of one workload: the engines asked, the clocks read, the traffic sent, and all of it
+//! turned into a [`Record`].
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use ringtun::control::socket;
+use ringtun::control::status::Status;
+use ringtun::lab::traffic::{Stop, TrafficError};
+use serde_json::Value;
+
+use crate::competitors::{Tunnel, find};
+use crate::measure::{Cost, Mark};
+use crate::record::{EngineUse, Journal, Record};
+use crate::workload::{Figures, Route, Workload};
+use crate::{Outcome, progress};
+
+/// Lets what the last run left in queues drain before the clocks are read.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// How runs are made, for all of them alike.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub(crate) iperf3: PathBuf,
+    pub(crate) seconds: u64,
+    pub(crate) stop: &'a Stop,
+    pub(crate) journal: Journal,
+    pub(crate) records: Vec<Record>,
+    /// Runs to come, in all.
+    total: usize,
+    begin: Instant,
+}
+
+/// Which run it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn<'a> {
+    /// Name of what is measured.
+    pub(crate) competitor: &'a str,
+    /// What is sent.
+    pub(crate) workload: &'a Workload,
+    /// From 0.
+    pub(crate) round: usize,
+    /// Place within the round.
+    pub(crate) position: usize,
+}
+
+type Measured = (Figures, Value, Cost, Vec<EngineUse>);
+
+impl<'a> Session<'a> {
+    /// For `total` runs of `seconds` each.
+    pub(crate) fn new(
+        iperf3: PathBuf,
+        seconds: u64,
+        total: usize,
+        journal: Journal,
+        stop: &'a Stop,
+    ) -> Self {
+        let (records, begin) = (Vec::new(), Instant::now());
+        Self { iperf3, seconds, stop, journal, records, total, begin }
+    }
+
+    /// How it went.
+    pub(crate) fn outcome(&self) -> Outcome {
+        if self.stop.raised() {
+            Outcome::Interrupted
+        } else if self.records.iter().any(|record| record.error.is_some()) {
+            Outcome::Incomplete
+        } else {
+            Outcome::Complete
+        }
+    }
+
+    /// Makes one run and keeps its record. A run that fails is a record too.
+    ///
+    /// # Errors
+    /// A journal that cannot be written.
+    pub(crate) fn run(
+        &mut self,
+        turn: Turn<'_>,
+        tunnel: &mut Tunnel,
+        route: &Route<'_>,
+    ) -> Result<()> {
+        let measured = self.measure(turn.workload, tunnel, route);
+        if self.stop.raised() {
+            return Ok(());
+        }
+        let mut record = Record {
+            competitor: turn.competitor.to_owned(),
+            workload: turn.workload.to_string(),
+            round: turn.round,
+            position: turn.position,
+            figures: None,
+            error: None,
+            cost: Cost::default(),
+            disturbed: false,
+            engines: Vec::new(),
+            raw: Value::Null,
+        };
+        match measured {
+            Ok((figures, raw, cost, engines)) => {
+                record.figures = Some(figures);
+                record.raw = raw;
+                record.disturbed = cost.is_disturbed();
+                record.cost = cost;
+                record.engines = engines;
+            }
+            // A daemon that died is the better reason.
+            Err(error) => {
+                record.error = Some(format!("{:#}", tunnel.check().err().unwrap_or(error)));
+            }
+        }
+        self.journal.run(&record)?;
+        self.records.push(record);
+        self.say_last();
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        workload: &Workload,
+        tunnel: &mut Tunnel,
+        route: &Route<'_>,
+    ) -> Result<Measured> {
+        tunnel.check()?;
+        thread::sleep(SETTLE);
+        if self.stop.raised() {
+            return Err(TrafficError::Stopped.into());
+        }
+        let before = statuses(tunnel)?;
+        let mark = Mark::now(&tunnel.groups())?;
+        let (figures, raw) = workload.run(route, self.seconds, &self.iperf3, self.stop)?;
+        let cost = mark.cost()?;
+        let pairs = before.into_iter().zip(statuses(tunnel)?);
+        let engines = pairs.map(|(before, after)| EngineUse { before, after }).collect();
+        Ok((figures, raw, cost, engines))
+    }
+
+    fn say_last(&self) {
+        let Some(record) = self.records.last() else { return };
+        let (done, total) = (self.records.len(), self.total);
+        let each = self.begin.elapsed().as_secs_f64() / done.max(1) as f64;
+        let left_seconds = each * total.saturating_sub(done) as f64;
+        let what = match (&record.figures, &record.error) {
+            (Some(figures), _) => figures.text(),
+            (None, error) => format!("FAILED: {}", error.as_deref().unwrap_or("unknown")),
+        };
+        let mark = if record.disturbed {
+            let [steal, other] = [record.cost.steal, record.cost.other_load].map(|it| 100.0 * it);
+            format!("  ~ steal {steal:.0} %, other load {other:.0} %")
+        } else {
+            String::new()
+        };
+        let (round, workload, name) = (record.round + 1, &record.workload, &record.competitor);
+        progress(&format!(
+            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} \
+             {name:<16} {what}{mark}"
+        ));
+    }
+}
+
+/// Where iperf3 is.
+///
+/// # Errors
+/// How to get it.
+pub(crate) fn find_iperf3() -> Result<PathBuf> {
+    let Ok(program) = find("iperf3") else {
+        bail!("iperf3 makes the traffic and is not installed: sudo apt install iperf3");
+    };
+    Ok(program)
+}
+
+fn statuses(tunnel: &Tunnel) -> Result<Vec<Status>> {
+    let ask = |name| Ok(socket::query(&socket::path_of(name))?);
+    tunnel.engines.iter().map(ask).collect()
+}
