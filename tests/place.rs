@@ -60,7 +60,8 @@ pub fn binary() -> PathBuf {
     );
     assert!(
         path.is_file(),
-        "there is no {}: build it with `cargo build -p ringtun` (tests/run.sh does), or set {BINARY}",
+        "there is no {}: build it with `cargo build -p ringtun` (tests/run.sh does), or set \
+         {BINARY}",
         path.display()
     );
     path

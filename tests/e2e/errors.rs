@@ -87,7 +87,7 @@ const WRITTEN: [Refusal; 17] = [
     ("unknown_backend", "up rt0 {LEAST} --encap plain --io epoll", USAGE, &["epoll", "mmsg"]),
 ];
 
-/// A test that may say why it cannot run here.
+/// Says why it was left out, if it was.
 type Found = fn() -> Option<String>;
 
 pub(crate) fn cases() -> Vec<Case> {

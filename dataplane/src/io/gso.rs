@@ -73,8 +73,11 @@ impl GsoTable {
         if let Some(entry) = self.refused.iter_mut().find(|entry| entry.to == to) {
             // A smaller segment refused while a larger one already was is the same news.
             entry.from_len = entry.from_len.min(from_len);
-            entry.wait = (entry.wait * 2).min(RETRY_MAX);
-            entry.until = now + entry.wait;
+            // Batches that were queued before the first refusal come here, too: same news.
+            if now >= entry.until {
+                entry.wait = (entry.wait * 2).min(RETRY_MAX);
+                entry.until = now + entry.wait;
+            }
             return false;
         }
         if self.refused.len() == DESTINATIONS_MAX {

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
+use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
     Backend, Datagrams, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received, SEND_SLOTS,
-    Transmit, device_gone,
+    Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -50,7 +51,8 @@ pub struct Mmsg {
     /// Files that had more than one turn takes.
     more: bool,
     health: ReceiveHealth,
-    watching_writable: bool,
+    /// The socket that is watched for room to send.
+    watched: Option<u16>,
 }
 
 /// The half that the worker's packet path transmits through.
@@ -60,10 +62,10 @@ struct Tx {
     writes: WritePool,
     outbox: Outbox,
     counters: Arc<Counters>,
-    notices: Sender<Notice>,
     queued_bytes: usize,
-    blocked: bool,
-    merge_refused: bool,
+    /// The socket that was full.
+    blocked: Option<u16>,
+    delivery: Delivery,
     fatal: Option<i32>,
 }
 
@@ -94,11 +96,10 @@ impl Mmsg {
             sends: SendQueue::new(),
             writes: WritePool::new(received),
             outbox,
-            counters,
-            notices,
+            counters: Arc::clone(&counters),
             queued_bytes: 0,
-            blocked: false,
-            merge_refused: false,
+            blocked: None,
+            delivery: Delivery::new(counters, notices),
             fatal: None,
         };
         let turn_slots = Vec::with_capacity(idle.len());
@@ -112,22 +113,26 @@ impl Mmsg {
             batch,
             more: false,
             health: ReceiveHealth::default(),
-            watching_writable: false,
+            watched: None,
         })
     }
 
     /// Waits; returns the bits (1 << token) of the files that are ready.
     fn wait(&mut self) -> Result<u32, IoError> {
         let tx = &self.tx;
-        if tx.blocked != self.watching_writable {
-            self.watching_writable = tx.blocked;
-            for (token, socket) in (SOCKETS..).zip(&tx.files.sockets) {
+        if tx.blocked != self.watched {
+            // One of the two is none, so at most one socket is watched at a time: another one,
+            // idle and always writable, would wake us without end.
+            for (index, writable) in [(self.watched, false), (tx.blocked, true)] {
+                let Some(index) = index else { continue };
+                let token = SOCKETS + index.saturating_sub(tx.files.socket_index(0));
                 self.epoll
-                    .change(socket.as_fd(), token, true, tx.blocked)
+                    .change(tx.files.get(index), token, true, writable)
                     .map_err(IoError::failed("epoll_ctl"))?;
             }
+            self.watched = tx.blocked;
             self.epoll
-                .change(tx.files.get(tx.files.queue), TUN, !tx.blocked, false)
+                .change(tx.files.get(tx.files.queue), TUN, tx.blocked.is_none(), false)
                 .map_err(IoError::failed("epoll_ctl"))?;
         }
         tx.counters.turns.add(1);
@@ -137,17 +142,18 @@ impl Mmsg {
         let mut writable = false;
         for (token, bits) in events {
             ready |= 1u32 << token;
+            // Only the blocked socket is watched for it.
             writable |= bits & libc::EPOLLOUT.cast_unsigned() != 0;
         }
         if writable {
-            self.tx.blocked = false;
+            self.tx.blocked = None;
         }
         Ok(ready)
     }
 
     fn read_frames(&mut self, handler: &mut impl Handler) {
         for _ in 0..FRAMES_PER_TURN {
-            if self.tx.blocked {
+            if !self.tx.can_send() {
                 return;
             }
             match sys::tun::read(self.tx.files.get(self.tx.files.queue), &mut self.frame) {
@@ -222,24 +228,23 @@ impl Backend for Mmsg {
         if has(WAKE) {
             sys::event::clear(&self.tx.files.wake);
         }
-        match self.tx.fatal {
-            Some(errno) => {
-                let error = std::io::Error::from_raw_os_error(errno);
-                Err(if device_gone(errno) {
-                    IoError::DeviceGone(error)
-                } else {
-                    IoError::Failed { what: "reading the tun or the socket", error }
-                })
-            }
-            None => Ok(()),
-        }
+        self.tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }
 
 impl Tx {
+    /// Whether a frame can be taken on, after handing over what is queued if need be; otherwise
+    /// it is better left with the kernel.
+    fn can_send(&mut self) -> bool {
+        if self.blocked.is_none() && !self.outbox.has_room(&self.sends) {
+            self.flush();
+        }
+        self.blocked.is_none() && self.outbox.has_room(&self.sends)
+    }
+
     fn flush(&mut self) {
         self.queued_bytes = 0;
-        while !self.blocked
+        while self.blocked.is_none()
             && let Some(front) = self.sends.get(0)
         {
             let socket = self.files.get(front.socket);
@@ -249,23 +254,9 @@ impl Tx {
             };
             for _ in 0..taken {
                 if self.outbox.settle(&mut self.sends, result, socket) == Settled::Blocked {
-                    self.blocked = true;
+                    self.blocked = Some(front.socket);
                 }
             }
-        }
-    }
-
-    fn write_failed(&mut self, errno: i32, packets: u32) {
-        if errno == libc::EIO {
-            self.counters.count_drop(DropReason::TunDown, packets.into());
-            return;
-        }
-        self.counters.count_drop(DropReason::TunRejected, packets.into());
-        if device_gone(errno) {
-            self.fatal = Some(errno);
-        } else if packets > 1 && !self.merge_refused {
-            self.merge_refused = true;
-            let _ = self.notices.try_send(Notice::MergeRefused { errno });
         }
     }
 }
@@ -281,9 +272,6 @@ impl Transmit for Tx {
     fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
         let socket = self.files.socket_index(self.files.socket_for(to));
         self.queued_bytes += len;
-        if self.sends.room() < len.div_ceil(segment_len.max(1)) {
-            self.flush();
-        }
         self.outbox.queue(&mut self.sends, slot, Datagrams { socket, to, len, segment_len });
     }
 
@@ -293,19 +281,17 @@ impl Transmit for Tx {
             self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
             return;
         };
-        match self.writes.write_now(index, self.files.get(queue)) {
-            Ok(_) => {
-                let inbound = &self.counters.inbound;
-                inbound.packets.add(packets.into());
-                inbound.bytes.add(bytes.into());
-                inbound.writes.add(1);
-            }
-            Err(error) => self.write_failed(error.raw_os_error().unwrap_or(0), packets),
+        let result = match self.writes.write_now(index, self.files.get(queue)) {
+            Ok(_) => 0,
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        if let Err(errno) = self.delivery.settle(result, packets, bytes) {
+            self.fatal = Some(errno);
         }
         self.writes.finish(index);
     }
 
     fn merge_refused(&self) -> bool {
-        self.merge_refused
+        self.delivery.merge_refused()
     }
 }

@@ -9,6 +9,7 @@
 //! - [`outbox`]: what becomes of a send, shared by both; [`gso`]: paths that refuse segmentation.
 
 pub mod counters;
+mod delivery;
 mod depth;
 pub mod gso;
 pub mod mmsg;
@@ -32,6 +33,10 @@ pub const FRAME_SLOTS: u16 = 128;
 pub const RECEIVE_SLOTS: u16 = 128;
 /// Slots for outgoing datagrams, per worker.
 pub const SEND_SLOTS: u16 = 64;
+/// Send slots that one frame needs at most, short of absurdly small segments, and entries of the
+/// send queue that they make when segmentation is refused.
+const SLOTS_PER_FRAME: usize = 4;
+const SENDS_PER_FRAME: usize = SLOTS_PER_FRAME * 64;
 /// Bytes of queued sends and writes after which a backend hands them to the kernel without
 /// waiting for the end of the turn: beyond it they only push each other out of the cache.
 pub const FLUSH_BYTES: usize = 256 * 1024;
@@ -144,6 +149,16 @@ pub enum IoError {
 impl IoError {
     fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Failed { what, error }
+    }
+
+    /// What a worker ends with after a tun or socket answered with `errno`.
+    fn of_errno(errno: i32) -> Self {
+        let error = io::Error::from_raw_os_error(errno);
+        if device_gone(errno) {
+            Self::DeviceGone(error)
+        } else {
+            Self::Failed { what: "reading or writing the tun or the socket", error }
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
-use super::Datagrams;
 use super::counters::{Counters, DropReason};
 use super::gso::GsoTable;
+use super::{Datagrams, SENDS_PER_FRAME, SLOTS_PER_FRAME};
 use crate::ring::memory::Slot;
 use crate::ring::sends::SendQueue;
 
@@ -72,6 +72,14 @@ impl Outbox {
     #[inline]
     pub fn take(&mut self) -> Option<Slot> {
         self.free.pop()
+    }
+
+    /// Whether a frame would find send slots and room in the queue; otherwise it is better left
+    /// with the kernel.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self, sends: &SendQueue) -> bool {
+        self.free.len() >= SLOTS_PER_FRAME && sends.room() >= SENDS_PER_FRAME
     }
 
     /// Slots that are free.

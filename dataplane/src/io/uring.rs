@@ -16,10 +16,9 @@ use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
 use super::outbox::{Notice, Outbox};
-use super::uring_tx::{SLOTS_PER_FRAME, Tx};
+use super::uring_tx::Tx;
 use super::{
     Backend, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS, Received, SEND_SLOTS, Slot,
-    device_gone,
 };
 use crate::ring::memory::Pool;
 use crate::ring::receive::{
@@ -138,11 +137,12 @@ impl Uring {
         if std::mem::take(&mut tx.read_ready) {
             (self.read_polled, tx.read_drained) = (false, false);
         }
-        if self.read_polled || self.reads_armed > 0 || self.idle_frames.is_empty() {
+        // Reads that wait are topped up one by one; those that do not go in whole batches.
+        if self.read_polled || (tx.nowait && self.reads_armed > 0) {
             return;
         }
         let queue = tx.files.queue;
-        if tx.read_drained {
+        if tx.nowait && tx.read_drained {
             tx.ring.poll(queue, libc::POLLIN);
             self.read_polled = true;
             return;
@@ -150,7 +150,7 @@ impl Uring {
         while self.reads_armed < SINGLE_READS
             && let Some(slot) = self.idle_frames.pop()
         {
-            if let Err(slot) = tx.ring.read_once(queue, slot) {
+            if let Err(slot) = tx.ring.read_once(queue, slot, tx.nowait) {
                 self.idle_frames.push(slot);
                 break;
             }
@@ -198,8 +198,7 @@ impl Backend for Uring {
         self.arm();
         self.tx.submit_sends();
         let tx = &mut self.tx;
-        let waiting = !tx.arrivals.is_empty()
-            || (!tx.frames.is_empty() && tx.outbox.free_count() >= SLOTS_PER_FRAME);
+        let waiting = !tx.arrivals.is_empty() || (!tx.frames.is_empty() && tx.has_room());
         tx.counters.turns.add(1);
         tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.has_completion()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
@@ -220,15 +219,6 @@ impl Backend for Uring {
             sys::event::clear(&tx.files.wake);
             self.wake_armed = false;
         }
-        match tx.fatal {
-            Some(errno) if device_gone(errno) => {
-                Err(IoError::DeviceGone(std::io::Error::from_raw_os_error(errno)))
-            }
-            Some(errno) => Err(IoError::Failed {
-                what: "reading the tun or the socket",
-                error: std::io::Error::from_raw_os_error(errno),
-            }),
-            None => Ok(()),
-        }
+        tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }

@@ -10,17 +10,15 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
+use super::delivery::Delivery;
 use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
     Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth, Slot,
-    Transmit, device_gone,
+    Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{Completion, Ring, SINGLE_READS};
-
-/// Send slots that one frame needs at most, short of absurdly small segments.
-pub(super) const SLOTS_PER_FRAME: usize = 4;
 
 /// The half that the worker's packet path transmits through.
 pub(super) struct Tx {
@@ -28,7 +26,6 @@ pub(super) struct Tx {
     pub(super) outbox: Outbox,
     pub(super) files: Files,
     pub(super) counters: Arc<Counters>,
-    pub(super) notices: Sender<Notice>,
     pub(super) frames: VecDeque<(Slot, usize)>,
     pub(super) arrivals: VecDeque<(Slot, Option<Arrival>)>,
     /// Multishot operations that ended, by file.
@@ -46,12 +43,14 @@ pub(super) struct Tx {
     /// A single read found the queue empty, and no poll has said otherwise since.
     pub(super) read_drained: bool,
     pub(super) read_ready: bool,
+    /// Single reads may be asked not to wait.
+    pub(super) nowait: bool,
     pub(super) queued_bytes: usize,
     /// Writes in flight that point into each receive slot.
     pub(super) references: Box<[u16]>,
     /// Slots that only wait for their writes.
     pub(super) parked: Box<[Option<Slot>]>,
-    pub(super) merge_refused: bool,
+    pub(super) delivery: Delivery,
     pub(super) fatal: Option<i32>,
     pub(super) health: ReceiveHealth,
     /// Slots not lent, by file.
@@ -67,12 +66,12 @@ impl Tx {
         counters: Arc<Counters>,
         notices: Sender<Notice>,
     ) -> Self {
+        let delivery = Delivery::new(Arc::clone(&counters), notices);
         let slot_count = files.sockets.len() * usize::from(RECEIVE_SLOTS);
         Self {
             ring,
             outbox,
             counters,
-            notices,
             frames: VecDeque::with_capacity(usize::from(FRAME_SLOTS)),
             arrivals: VecDeque::with_capacity(slot_count),
             ended: Vec::with_capacity(16),
@@ -84,10 +83,11 @@ impl Tx {
             single_slots: Vec::with_capacity(SINGLE_READS),
             read_drained: false,
             read_ready: false,
+            nowait: true,
             queued_bytes: 0,
             references: vec![0; slot_count].into(),
             parked: (0..slot_count).map(|_| None).collect(),
-            merge_refused: false,
+            delivery,
             fatal: None,
             health: ReceiveHealth::default(),
             depths: (0..files.wake_index())
@@ -97,19 +97,27 @@ impl Tx {
         }
     }
 
-    /// Whether a frame would find send slots; otherwise it is better left with the kernel.
+    /// Whether a frame can be taken on, after handing over what is queued if need be.
     pub(super) fn can_send(&mut self) -> bool {
-        if self.outbox.free_count() < SLOTS_PER_FRAME && !self.blocked {
+        if !self.has_room() && !self.blocked {
             self.flush();
         }
-        self.outbox.free_count() >= SLOTS_PER_FRAME
+        self.has_room()
+    }
+
+    /// Whether a frame can be taken on as things are.
+    pub(super) fn has_room(&self) -> bool {
+        self.outbox.has_room(&self.ring.sends)
     }
 
     /// Shows the kernel every slot lent so far.
     pub(super) fn publish(&mut self) {
         let sockets = self.files.socket_index(0)..self.files.wake_index();
         for file in sockets.chain([self.files.queue]) {
-            while let Some(slot) = self.depths[usize::from(file)].next(self.ring.lent_count(file)) {
+            // Frames held back count as in play: while they wait, no more are drawn in.
+            let held = if file == self.files.queue { self.frames.len() } else { 0 };
+            let depth = &mut self.depths[usize::from(file)];
+            while let Some(slot) = depth.next(self.ring.lent_count(file) + held) {
                 self.ring.lend(file, slot);
             }
             self.ring.publish(file);
@@ -191,6 +199,8 @@ impl Tx {
         match errno {
             libc::ENOBUFS => self.counters.receive_starved.add(1),
             libc::EAGAIN => self.read_drained = true,
+            // The tun knows no RWF_NOWAIT before Linux 6.4: reads then wait in the kernel.
+            libc::EOPNOTSUPP if self.nowait => self.nowait = false,
             libc::EINTR | libc::ECANCELED => {}
             errno => self.fatal = Some(errno),
         }
@@ -235,23 +245,8 @@ impl Tx {
 
     fn written(&mut self, index: u16, result: i32) {
         let (packets, bytes) = self.ring.writes.carries(index);
-        match -result {
-            _ if result >= 0 => {
-                let inbound = &self.counters.inbound;
-                inbound.packets.add(packets.into());
-                inbound.bytes.add(bytes.into());
-                inbound.writes.add(1);
-            }
-            libc::EIO => self.counters.count_drop(DropReason::TunDown, packets.into()),
-            errno => {
-                self.counters.count_drop(DropReason::TunRejected, packets.into());
-                if device_gone(errno) {
-                    self.fatal = Some(errno);
-                } else if packets > 1 && !self.merge_refused {
-                    self.merge_refused = true;
-                    let _ = self.notices.try_send(Notice::MergeRefused { errno });
-                }
-            }
+        if let Err(errno) = self.delivery.settle(result, packets, bytes) {
+            self.fatal = Some(errno);
         }
         for i in 0..self.ring.writes.slots(index).len() {
             let slot = usize::from(self.ring.writes.slots(index)[i]);
@@ -298,9 +293,6 @@ impl Transmit for Tx {
         let family = self.files.socket_for(to);
         let socket = self.files.socket_index(family);
         self.queued_bytes += len;
-        if self.ring.sends.room() < len.div_ceil(segment_len.max(1)) {
-            self.flush();
-        }
         let datagrams = Datagrams { socket, to, len, segment_len };
         self.outbox.queue(&mut self.ring.sends, slot, datagrams);
     }
@@ -322,6 +314,6 @@ impl Transmit for Tx {
     }
 
     fn merge_refused(&self) -> bool {
-        self.merge_refused
+        self.delivery.merge_refused()
     }
 }

@@ -57,6 +57,11 @@ fn tag(kind: Kind, index: u16) -> u64 {
     (kind as u64) << 32 | u64::from(index)
 }
 
+/// Errors of a submission that only mean "later": a signal, or completions to be reaped first.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
 /// One worker's io_uring. Must be created, used and dropped by the same thread (SINGLE_ISSUER).
 pub struct Ring {
     uring: IoUring,
@@ -70,6 +75,10 @@ pub struct Ring {
     template: Box<libc::msghdr>,
     /// Requests whose last completion has not been seen.
     in_flight: usize,
+    /// Those of them that complete within the call that submits them: sends and writes.
+    due: usize,
+    /// A submission that the kernel would not take, which must end the worker.
+    lost: Option<io::Error>,
 }
 
 impl Ring {
@@ -103,6 +112,8 @@ impl Ring {
             singles: [const { None }; SINGLE_READS],
             template: Box::new(template()),
             in_flight: 0,
+            due: 0,
+            lost: None,
         })
     }
 
@@ -153,16 +164,16 @@ impl Ring {
         self.push(&entry);
     }
 
-    /// Starts one read of the tun queue `file` into `slot` that does not wait for a frame;
-    /// gives the slot back when [`SINGLE_READS`] are under way.
+    /// Starts one read of the tun queue `file` into `slot`, which does not wait for a frame if
+    /// `nowait` (tun: Linux 6.4); gives the slot back when [`SINGLE_READS`] are under way.
     ///
     /// # Errors
     /// The slot.
-    pub fn read_once(&mut self, file: u16, slot: Slot) -> Result<(), Slot> {
+    pub fn read_once(&mut self, file: u16, slot: Slot, nowait: bool) -> Result<(), Slot> {
         let Some(place) = self.singles.iter().position(Option::is_none) else { return Err(slot) };
         let len = u32::try_from(slot.len()).unwrap_or(u32::MAX);
         let entry = opcode::Read::new(Fixed(file.into()), slot.address(), len)
-            .rw_flags(libc::RWF_NOWAIT)
+            .rw_flags(if nowait { libc::RWF_NOWAIT } else { 0 })
             .build()
             .user_data(tag(Kind::ReadOnce, file) | (place as u64) << 16);
         self.singles[place] = Some(slot);
@@ -191,8 +202,9 @@ impl Ring {
     pub fn send_chain(&mut self, count: usize) {
         if !self.has_room(count) {
             // A chain cut in two by a full queue would not stop as one.
-            let _ = self.uring.submit();
+            self.submit();
         }
+        self.due += count;
         for position in 0..count {
             let (Some(datagrams), Some(header)) =
                 (self.sends.get(position), self.sends.header(position))
@@ -219,6 +231,7 @@ impl Ring {
     /// Submits the prepared write `index` to the tun queue `file`.
     pub fn write(&mut self, index: u16, file: u16) {
         let (vectors, count) = self.writes.vectors(index);
+        self.due += 1;
         let entry = opcode::Writev::new(Fixed(file.into()), vectors, count)
             .build()
             .user_data(tag(Kind::Write, index));
@@ -232,13 +245,19 @@ impl Ring {
         if unsafe { self.uring.submission().push(entry) }.is_ok() {
             return;
         }
-        // Full: hand over what is there first. Sends and writes complete inline, so this is
-        // progress; a kernel out of memory shows as an error of the next turn.
-        let _ = self.uring.submit();
+        // Full: hand over what is there first.
+        self.submit();
         // SAFETY: as above.
-        if unsafe { self.uring.submission().push(entry) }.is_err() {
-            debug_assert!(false, "submission queue full after submit");
-            self.in_flight -= 1;
+        if unsafe { self.uring.submission().push(entry) }.is_err() && self.lost.is_none() {
+            self.lost = Some(io::ErrorKind::OutOfMemory.into());
+        }
+    }
+
+    fn submit(&mut self) {
+        if let Err(error) = self.uring.submit()
+            && !is_passing(&error)
+        {
+            self.lost.get_or_insert(error);
         }
     }
 
@@ -248,23 +267,25 @@ impl Ring {
         submission.capacity() - submission.len() >= count
     }
 
-    /// Submits everything prepared; waits until something has completed if `wait`.
+    /// Submits everything prepared and lets all sends and writes of it complete; waits until
+    /// something has completed if `wait`.
+    ///
+    /// Linked requests run as deferred work, and the kernel runs that only until as many
+    /// completions are there as were waited for (`io_run_local_work_continue`): with 1, a chain
+    /// would move one send a call. Sends and writes never wait, so waiting for all of them is no
+    /// waiting.
     ///
     /// # Errors
     /// The kernel's, other than those that only mean "later".
     pub fn enter(&mut self, wait: bool) -> io::Result<()> {
-        match self.uring.submit_and_wait(usize::from(wait)) {
-            Ok(_) => Ok(()),
-            // EINTR: a signal; EBUSY, EAGAIN: completions must be reaped first.
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
+        if let Some(error) = self.lost.take() {
+            return Err(error);
+        }
+        let there = self.uring.completion().len();
+        let want = (there + self.due).max(usize::from(wait));
+        match self.uring.submit_and_wait(want) {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -312,8 +333,14 @@ impl Ring {
                 Some(Completion::Received { file: index, outcome, more })
             }
             kind if kind == Kind::Poll as u64 => Some(Completion::Ready { file: index, result }),
-            kind if kind == Kind::Send as u64 => Some(Completion::Sent { result }),
-            kind if kind == Kind::Write as u64 => Some(Completion::Written { index, result }),
+            kind if kind == Kind::Send as u64 => {
+                self.due -= 1;
+                Some(Completion::Sent { result })
+            }
+            kind if kind == Kind::Write as u64 => {
+                self.due -= 1;
+                Some(Completion::Written { index, result })
+            }
             _ => None,
         }
     }
@@ -332,7 +359,9 @@ impl Ring {
     ) -> Option<Result<(Slot, usize), i32>> {
         match (usize::try_from(result), slot) {
             (Ok(len), Some(slot)) => Some(Ok((slot, len))),
-            (Ok(_), None) => None,
+            // A success without a slot is none of ours; told as an error so that a multishot
+            // that ends this way is started again.
+            (Ok(_), None) => Some(Err(libc::EIO)),
             (Err(_), slot) => {
                 if let Some(slot) = slot {
                     self.lend(file, slot);
