@@ -7,10 +7,11 @@
 
 use super::Slot;
 
-/// Bytes in play at which a file's slots are enough: about a core's second-level cache.
-const BYTES_IN_PLAY: usize = 512 * 1024;
+/// Bytes in play at which a file's slots are enough: they stay in a core's second-level cache
+/// together with the send slots that are filled from them.
+const BYTES_IN_PLAY: usize = 128 * 1024;
 /// Slots lent at least, whatever the size.
-const SLOTS_MIN: usize = 8;
+const SLOTS_MIN: usize = 2;
 /// Weight of the past in the average length: 7 of 8 parts.
 const PAST_SHIFT: u32 = 3;
 
