@@ -135,11 +135,18 @@ fn accounting(io: Io) {
             assert_eq!(receiver.recv(&mut buffer).unwrap(), 200);
         }
     }
-    let after = (tunnel.left.status(), tunnel.right.status());
-    let sent = difference(&before.0, &after.0, |worker| &worker.outbound);
-    let received = difference(&before.1, &after.1, |worker| &worker.inbound);
-    // The kernel may add a packet of its own at any time (MLD); both ends must agree on those.
+    // Sends and writes are counted a moment after their packets have arrived. The kernel may add
+    // a packet of its own at any time (MLD); both ends must agree on those.
     let wanted = SENDS * SEGMENTS;
+    let left = tunnel.left.status_when("all counted", |status| {
+        difference(&before.0, status, |worker| &worker.outbound).packets >= wanted
+    });
+    let sent = difference(&before.0, &left, |worker| &worker.outbound);
+    let right = tunnel.right.status_when("all counted", |status| {
+        difference(&before.1, status, |worker| &worker.inbound).packets >= sent.packets
+    });
+    let received = difference(&before.1, &right, |worker| &worker.inbound);
+    let after = (left, right);
     assert!((wanted..wanted + 10).contains(&sent.packets), "{sent:?}");
     assert_eq!((sent.packets, sent.bytes), (received.packets, received.bytes));
     let no_drops = |one: &Status, other: &Status| {
