@@ -6,16 +6,20 @@
 //! them to its own queue, every flow would move there: the other workers would fall idle, and
 //! packets still in a flow's old queue would be overtaken by those in the new one.
 //!
-//! So the worker writes a flow to the queue that *reads* it: remembered from outbound packets, or
-//! chosen by hash for a flow first seen inbound. Then the kernel's choice never changes. Left as
-//! a limit: after three seconds without inbound packets the kernel forgets the flow, and one that
-//! was first seen inbound may then move to another queue once.
+//! So the worker writes a flow to the queue that *reads* it: remembered from its first outbound
+//! packet, or chosen by hash if it was first seen inbound. What is remembered stays: packets that
+//! still come from a queue the flow has left must not call it back. Then the kernel's choice
+//! changes at most once, when a flow starts in both directions at the same instant. Left as a
+//! limit: after three seconds without inbound packets the kernel forgets a flow, which may then
+//! move to the queue of the kernel's own hash and, with the next inbound packet, back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const BITS: u32 = 14;
 const BUCKETS: usize = 1 << BITS;
+/// The part of an entry that holds the queue; the rest is the hash's, less the bucket's own bits.
+const QUEUE_MASK: u32 = (1 << BITS) - 1;
 
 /// The table that all workers of one engine share. 64 KiB, no locks: a lost race costs one
 /// packet's choice.
@@ -41,31 +45,46 @@ impl Steering {
         self.table.is_some()
     }
 
-    /// Notes that the flow's outbound packets come from `queue`.
+    /// Notes that the flow's outbound packets come from `queue`, unless it has a queue already.
     #[inline]
     pub fn learn(&self, flow_hash: u32, queue: u16) {
         let Some(table) = &self.table else { return };
-        let entry = (flow_hash & !0x3fff) | (u32::from(queue) + 1);
         let bucket = &table[flow_hash as usize % BUCKETS];
         // The common case writes nothing: the line stays shared between the cores.
-        if bucket.load(Ordering::Relaxed) != entry {
-            bucket.store(entry, Ordering::Relaxed);
+        if self.remembered(bucket.load(Ordering::Relaxed), flow_hash).is_none() {
+            bucket.store(entry(flow_hash, queue), Ordering::Relaxed);
         }
     }
 
-    /// The queue for the flow's inbound packets.
+    /// The queue for the flow's inbound packets, from now on.
     #[inline]
     #[must_use]
     pub fn queue_for(&self, flow_hash: u32) -> u16 {
         let Some(table) = &self.table else { return 0 };
-        let entry = table[flow_hash as usize % BUCKETS].load(Ordering::Relaxed);
-        let queue = (entry & 0x3fff) as u16;
-        if queue > 0 && queue <= self.queues && (entry ^ flow_hash) & !0x3fff == 0 {
-            return queue - 1;
-        }
-        // The hash's upper half: the lower one chose the bucket.
+        let bucket = &table[flow_hash as usize % BUCKETS];
+        self.remembered(bucket.load(Ordering::Relaxed), flow_hash).unwrap_or_else(|| {
+            let queue = self.hashed(flow_hash);
+            bucket.store(entry(flow_hash, queue), Ordering::Relaxed);
+            queue
+        })
+    }
+
+    /// The queue that `entry` holds, if it is this flow's.
+    #[inline]
+    fn remembered(&self, entry: u32, flow_hash: u32) -> Option<u16> {
+        let queue = u16::try_from(entry & QUEUE_MASK).unwrap_or(0);
+        let known = queue > 0 && queue <= self.queues && (entry ^ flow_hash) & !QUEUE_MASK == 0;
+        known.then(|| queue - 1)
+    }
+
+    /// By the hash's upper half: the lower one chose the bucket.
+    fn hashed(&self, flow_hash: u32) -> u16 {
         u16::try_from(((flow_hash >> 16) * u32::from(self.queues)) >> 16).unwrap_or(0)
     }
+}
+
+fn entry(flow_hash: u32, queue: u16) -> u32 {
+    (flow_hash & !QUEUE_MASK) | (u32::from(queue) + 1)
 }
 
 #[cfg(test)]
@@ -79,10 +98,20 @@ mod tests {
             steering.learn(flow, queue);
             assert_eq!(steering.queue_for(flow), queue);
         }
-        // Same bucket, another flow: no false memory.
+        // Same bucket, another flow: no false memory, but a place of its own from then on.
         assert_eq!(steering.queue_for(0xf234_5678), 3, "by hash: 0xf234 * 4 >> 16");
-        steering.learn(0xf234_5678, 1);
-        assert_eq!(steering.queue_for(0xf234_5678), 1);
+        steering.learn(0x1234_5678, 1);
+        assert_eq!(steering.queue_for(0x1234_5678), 1);
+    }
+
+    #[test]
+    fn a_flow_is_not_called_back_to_a_queue_it_left() {
+        let steering = Steering::new(4);
+        let flow = 0xf000_0001;
+        assert_eq!(steering.queue_for(flow), 3);
+        // Packets that were waiting in queue 0 when the first inbound one moved the flow.
+        steering.learn(flow, 0);
+        assert_eq!(steering.queue_for(flow), 3);
     }
 
     #[test]
