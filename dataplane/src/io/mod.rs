@@ -6,7 +6,8 @@
 //! - [`uring`]: multishot reads and receives into lent slots, linked sends, gathered writes;
 //! - [`mmsg`]: the same over epoll, `recvmmsg` and `sendmmsg`, for kernels or containers that
 //!   have no io_uring;
-//! - [`outbox`]: what becomes of a send, shared by both; [`gso`]: paths that refuse segmentation.
+//! - [`outbox`] and `delivery`: what becomes of a send and of a tun write, shared by both;
+//! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
 
 pub mod counters;
 mod delivery;
