@@ -20,9 +20,7 @@ use super::{
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
-use crate::ring::receive::{
-    PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN, payload,
-};
+use crate::ring::receive::{RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN};
 use crate::ring::receive_batch::ReceiveBatch;
 use crate::ring::sends::SendQueue;
 use crate::ring::writes::WritePool;
@@ -191,13 +189,7 @@ impl Mmsg {
             let Some(slot) = self.idle.pop() else { return };
             self.tx.counters.inbound.reads.add(1);
             if let Some(arrival) = self.batch.arrival(i) {
-                let received = Received {
-                    bytes: payload(&slot, arrival.len),
-                    slot: slot.index(),
-                    offset: PAYLOAD_OFFSET,
-                    arrival,
-                };
-                handler.datagrams(received, &mut self.tx);
+                handler.datagrams(Received::new(&slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }

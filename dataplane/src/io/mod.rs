@@ -26,6 +26,7 @@ use std::sync::Arc;
 use crate::packet::merge::Piece;
 pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
+use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::Datagrams;
 
 /// Slots for tun frames, per worker.
@@ -96,6 +97,15 @@ pub struct Received<'a> {
     pub offset: u32,
     /// Sender and coalescing.
     pub arrival: Arrival,
+}
+
+impl<'a> Received<'a> {
+    /// What `arrival` left in `slot`.
+    #[inline]
+    fn new(slot: &'a Slot, arrival: Arrival) -> Self {
+        let bytes = payload(slot, arrival.len);
+        Self { bytes, slot: slot.index(), offset: PAYLOAD_OFFSET, arrival }
+    }
 }
 
 /// A worker's packet path, as a backend sees it.

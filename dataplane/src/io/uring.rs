@@ -21,9 +21,7 @@ use super::{
     Backend, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS, Received, SEND_SLOTS, Slot,
 };
 use crate::ring::memory::Pool;
-use crate::ring::receive::{
-    PAYLOAD_OFFSET, RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN, payload,
-};
+use crate::ring::receive::{RECEIVE_SLOT_LEN, SEND_SLOT_LEN, TUN_SLOT_LEN};
 use crate::ring::uring::{Ring, SINGLE_READS};
 use crate::ring::writes::WritePool;
 use crate::sys;
@@ -163,13 +161,7 @@ impl Uring {
         for _ in 0..self.tx.arrivals.len() {
             let Some((slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
-                let received = Received {
-                    bytes: payload(&slot, arrival.len),
-                    slot: slot.index(),
-                    offset: PAYLOAD_OFFSET,
-                    arrival,
-                };
-                handler.datagrams(received, &mut self.tx);
+                handler.datagrams(Received::new(&slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }

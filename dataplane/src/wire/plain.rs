@@ -8,9 +8,6 @@ use std::net::SocketAddr;
 
 use crate::packet::ip::{InnerError, inner_packet};
 
-/// Bytes that plain adds between the outer UDP header and the inner packet.
-pub const OVERHEAD: usize = 0;
-
 /// Whether a datagram from `from` is the `peer`'s.
 #[inline]
 #[must_use]
