@@ -234,8 +234,8 @@ pub(super) fn drop_text(name: &str) -> &str {
              tunnel carries them (TCP finds its rate this way)"
         }
         SOCKET_BUFFER_FULL => {
-            "by the kernel, inbound: the UDP receive buffer was full, a larger net.core.rmem_max \
-             or more workers help"
+            "by the kernel, inbound: the UDP receive buffer was full; a larger \
+             net.core.rmem_max helps against bursts"
         }
         _ => DropReason::ALL
             .iter()
