@@ -25,11 +25,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("ring", &[]),
     ("io", &["packet", "ring", "sys"]),
-    ("worker", &["io", "wire", "packet"]),
-    ("engine", &["worker", "io", "wire", "packet", "sys"]),
-    ("control", &["engine", "worker", "io", "wire", "packet", "ring", "sys"]),
+    ("table", &["wire"]),
+    ("protocol", &["table", "wire"]),
+    ("worker", &["io", "table", "wire", "packet"]),
+    ("engine", &["worker", "io", "table", "wire", "packet", "sys"]),
+    ("control", &["engine", "protocol", "worker", "io", "table", "wire", "packet", "ring", "sys"]),
     ("lab", &["sys"]),
-    ("command", &["control", "engine", "lab", "worker", "io", "sys"]),
+    ("command", &["control", "engine", "protocol", "lab", "worker", "io", "table", "wire", "sys"]),
 ];
 
 struct Source {

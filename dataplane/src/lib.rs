@@ -5,7 +5,7 @@
 //! 64 KiB. Imports go one way:
 //!
 //! ```text
-//! command → control → engine → worker → (io, table) → wire → packet        io → (ring, sys)
+//! command → control → (engine → worker → io, protocol) → table → wire → packet   io → (ring, sys)
 //! ```
 //!
 //! `packet` and `wire` are pure: bytes in, bytes out. Unsafe code lives in `ring` and `sys` only.
@@ -16,7 +16,9 @@ pub mod engine;
 pub mod io;
 pub mod lab;
 pub mod packet;
+pub mod protocol;
 pub mod ring;
 pub mod sys;
+pub mod table;
 pub mod wire;
 pub mod worker;

@@ -1,0 +1,28 @@
+//! What workers tell control, over bounded channels: lost, and counted, when those are full.
+
+use std::sync::Arc;
+
+use super::peer::{Endpoint, Peer};
+use crate::wire::wireguard::messages::HANDSHAKE_LEN_MAX;
+
+/// One piece of news.
+pub enum Event {
+    /// A handshake message or cookie reply whose length, type and MAC1 are right.
+    Handshake(HandshakeMessage),
+    /// Packets wait for a session with this peer, or the one there is has grown old.
+    SessionWanted(Arc<Peer>),
+    /// The peer's timers have something to wait for again.
+    Activity(Arc<Peer>),
+}
+
+/// A handshake message as it arrived.
+pub struct HandshakeMessage {
+    /// Who sent it, and to which of our addresses.
+    pub from: Endpoint,
+    /// MAC2 proves that the sender receives at its address.
+    pub mac2_valid: bool,
+    /// Bytes of the message.
+    pub len: usize,
+    /// The message, then zeroes.
+    pub bytes: [u8; HANDSHAKE_LEN_MAX],
+}

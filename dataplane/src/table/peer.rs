@@ -1,0 +1,198 @@
+//! A peer as workers see it: its endpoint, its sessions, its figures, what its timers wait for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use super::sessions::{Live, SessionTable};
+use crate::wire::wireguard::keys::PublicKey;
+
+/// Where a peer is, and by which of our addresses it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The peer's address and port.
+    pub to: SocketAddr,
+    /// Our address and interface at which its last packet arrived; packets go out the same way.
+    pub source: Option<Source>,
+}
+
+/// One of our addresses, and the interface that packets to it came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface's index.
+    pub interface: u32,
+}
+
+/// One peer.
+pub struct Peer {
+    /// Who it is.
+    pub key: PublicKey,
+    /// Where it is; none until somebody said or it spoke.
+    pub endpoint: ArcSwapOption<Endpoint>,
+    /// The session that seals what we send.
+    pub current: ArcSwapOption<Live>,
+    others: Mutex<Others>,
+    /// What its timers wait for.
+    pub activity: Activity,
+    /// Control has been told that a session is wanted and has not finished with it.
+    pub session_wanted: AtomicBool,
+    /// Bytes of everything authenticated that came from it, as on the wire.
+    pub received_bytes: AtomicU64,
+    /// Bytes of everything sent to it, as on the wire.
+    pub sent_bytes: AtomicU64,
+}
+
+/// Sessions that only receive: the one before, and one that the initiator has not confirmed yet.
+#[derive(Default)]
+struct Others {
+    previous: Option<Arc<Live>>,
+    next: Option<Arc<Live>>,
+}
+
+impl Peer {
+    /// A peer of whom nothing is known but its key.
+    #[must_use]
+    pub fn new(key: PublicKey) -> Self {
+        Self {
+            key,
+            endpoint: ArcSwapOption::empty(),
+            current: ArcSwapOption::empty(),
+            others: Mutex::default(),
+            activity: Activity::default(),
+            session_wanted: AtomicBool::new(false),
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up a session that we initiated: it seals from now on.
+    pub fn install_initiated(&self, live: Arc<Live>, sessions: &SessionTable) {
+        let mut others = self.others();
+        sessions.insert(Arc::clone(&live));
+        let current = self.current.swap(Some(live));
+        // As drivers/net/wireguard/noise.c `add_new_keypair`: an unconfirmed next session is the
+        // younger one, so it is what late packets may still need.
+        let previous = match others.next.take() {
+            Some(next) => {
+                forget(current, sessions);
+                Some(next)
+            }
+            None => current,
+        };
+        forget(std::mem::replace(&mut others.previous, previous), sessions);
+    }
+
+    /// Takes up a session that the peer initiated: it receives, and seals once confirmed.
+    pub fn install_responded(&self, live: Arc<Live>, sessions: &SessionTable) {
+        let mut others = self.others();
+        sessions.insert(Arc::clone(&live));
+        forget(others.next.replace(live), sessions);
+        forget(others.previous.take(), sessions);
+    }
+
+    /// The first authenticated packet on `live` has arrived: if it is the next session, it seals
+    /// from now on. True if so.
+    pub fn confirm(&self, live: &Arc<Live>, sessions: &SessionTable) -> bool {
+        let mut others = self.others();
+        if !others.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, live)) {
+            return false;
+        }
+        let next = others.next.take();
+        let current = self.current.swap(next);
+        forget(std::mem::replace(&mut others.previous, current), sessions);
+        true
+    }
+
+    /// Forgets every session; their keys are wiped when the batches under way have ended.
+    pub fn clear_sessions(&self, sessions: &SessionTable) {
+        let mut others = self.others();
+        forget(self.current.swap(None), sessions);
+        forget(others.next.take(), sessions);
+        forget(others.previous.take(), sessions);
+    }
+
+    /// Forgets sessions made before `oldest_ms`.
+    pub fn clear_sessions_before(&self, oldest_ms: u64, sessions: &SessionTable) {
+        let mut others = self.others();
+        let is_old = |live: &Arc<Live>| live.session.created_ms < oldest_ms;
+        if self.current.load().as_ref().is_some_and(is_old) {
+            forget(self.current.swap(None), sessions);
+        }
+        if others.next.as_ref().is_some_and(is_old) {
+            forget(others.next.take(), sessions);
+        }
+        if others.previous.as_ref().is_some_and(is_old) {
+            forget(others.previous.take(), sessions);
+        }
+    }
+}
+
+fn forget(live: Option<Arc<Live>>, sessions: &SessionTable) {
+    if let Some(live) = live {
+        sessions.remove(live.session.local_index);
+    }
+}
+
+/// What has passed lately, in milliseconds of the device's clock; 0 is never or nothing.
+///
+/// Written by workers with plain stores: of two that write at once either may win, which moves a
+/// timer by a few microseconds.
+#[derive(Default)]
+pub struct Activity {
+    /// First data sent since something authenticated last arrived.
+    pub unanswered_since_ms: AtomicU64,
+    /// First data received since something was last sent.
+    pub owed_since_ms: AtomicU64,
+    /// Anything authenticated sent.
+    pub sent_ms: AtomicU64,
+    /// Anything authenticated received.
+    pub received_ms: AtomicU64,
+    /// Control is watching the timers; whoever finds it unset tells control.
+    pub watched: AtomicBool,
+}
+
+impl Activity {
+    /// Something was sent to the peer; `data` if it carries a packet. True if control must be told.
+    #[inline]
+    pub fn sent(&self, now_ms: u64, data: bool) -> bool {
+        set(&self.sent_ms, now_ms);
+        set(&self.owed_since_ms, 0);
+        if data && self.unanswered_since_ms.load(Ordering::Relaxed) == 0 {
+            set(&self.unanswered_since_ms, now_ms);
+        }
+        data && self.wants_watching()
+    }
+
+    /// Something authenticated arrived; `data` if it carries a packet. True if control must be
+    /// told.
+    #[inline]
+    pub fn received(&self, now_ms: u64, data: bool) -> bool {
+        set(&self.received_ms, now_ms);
+        set(&self.unanswered_since_ms, 0);
+        if data && self.owed_since_ms.load(Ordering::Relaxed) == 0 {
+            set(&self.owed_since_ms, now_ms);
+        }
+        data && self.wants_watching()
+    }
+
+    #[inline]
+    fn wants_watching(&self) -> bool {
+        !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Stores only what differs: the line stays shared between cores.
+#[inline]
+fn set(time: &AtomicU64, ms: u64) {
+    if time.load(Ordering::Relaxed) != ms {
+        time.store(ms, Ordering::Relaxed);
+    }
+}
