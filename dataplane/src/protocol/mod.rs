@@ -8,9 +8,9 @@ pub mod config;
 
 use std::sync::Arc;
 
+use crate::packet::endpoint::Endpoint;
 use crate::table::Shared;
 use crate::table::event::Event;
-use crate::table::peer::Endpoint;
 use config::{DeviceUpdate, DeviceView, UpdateError};
 
 /// What the state machine wants done.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::peer::{Endpoint, Peer};
+use super::peer::Peer;
+use crate::packet::endpoint::Endpoint;
 use crate::wire::wireguard::messages::HANDSHAKE_LEN_MAX;
 
 /// One piece of news.

@@ -1,31 +1,13 @@
 //! A peer as workers see it: its endpoint, its sessions, its figures, what its timers wait for.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use super::sessions::{Live, SessionTable};
+use crate::packet::endpoint::Endpoint;
 use crate::wire::wireguard::keys::PublicKey;
-
-/// Where a peer is, and by which of our addresses it is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The peer's address and port.
-    pub to: SocketAddr,
-    /// Our address and interface at which its last packet arrived; packets go out the same way.
-    pub source: Option<Source>,
-}
-
-/// One of our addresses, and the interface that packets to it came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The address.
-    pub address: IpAddr,
-    /// The interface's index.
-    pub interface: u32,
-}
 
 /// One peer.
 pub struct Peer {
