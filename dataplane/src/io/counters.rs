@@ -53,6 +53,12 @@ drop_reasons! {
     TunMalformed, "tun_malformed", "outbound: the tun delivered a frame that is no valid IP packet";
     SendSlotsBusy, "send_slots_busy",
         "outbound: every send buffer is in flight, the network is slower than the tunnel";
+    NoPeer, "no_peer", "outbound: no peer's allowed IPs hold the destination";
+    NoEndpoint, "no_endpoint",
+        "outbound: the peer's endpoint is not known: none is configured and it has not spoken yet";
+    NoSession, "no_session",
+        "outbound: the peer did not answer the handshake; is it up, are both keys right?";
+    StagingFull, "staging_full", "outbound: too many packets wait for a handshake, oldest dropped";
     SendUnreachable, "send_unreachable", "outbound: no route to the peer's endpoint";
     SendDenied, "send_denied", "outbound: a firewall rule on this host refused the send";
     SendTooBig, "send_too_big",
@@ -60,6 +66,16 @@ drop_reasons! {
     SendNoBuffers, "send_no_buffers", "outbound: the kernel had no room in the device's queue";
     SendFailed, "send_failed", "outbound: the send failed for another reason";
     UnknownSource, "unknown_source", "inbound: the datagram does not come from the configured peer";
+    BadMessage, "bad_message", "inbound: the datagram is no WireGuard message";
+    BadMac, "bad_mac",
+        "inbound: a handshake message that was not made for this end's public key";
+    HandshakesBusy, "handshakes_busy",
+        "inbound: more handshake messages than can be worked on, a flood?";
+    UnknownSession, "unknown_session", "inbound: a message of a session that there is not (any more)";
+    NotAuthentic, "not_authentic", "inbound: a message that does not open with its session's key";
+    Replayed, "replayed", "inbound: a message that came before, or too late to tell";
+    SourceNotAllowed, "source_not_allowed",
+        "inbound: the inner source address is not among the sending peer's allowed IPs";
     NotIp, "not_ip", "inbound: the payload is neither an IPv4 nor an IPv6 packet";
     LengthMismatch, "length_mismatch",
         "inbound: the packet claims more bytes than the datagram holds";
@@ -74,7 +90,7 @@ drop_reasons! {
 pub struct Direction {
     /// Packets as on the wire (segments, not super-packets) handed on.
     pub packets: Count,
-    /// Their bytes, counted as inner IP packets.
+    /// Their bytes: inner IP packets inbound, UDP payload outbound.
     pub bytes: Count,
     /// Tun reads (outbound) or UDP receives (inbound): what the kernel delivered as one item.
     pub reads: Count,
@@ -94,6 +110,10 @@ pub struct Counters {
     pub turns: Count,
     /// Times the worker went to sleep.
     pub sleeps: Count,
+    /// Handshake messages and cookie replies passed on to control.
+    pub handshakes: Count,
+    /// Keepalives received.
+    pub keepalives: Count,
     /// Segments that arrived with a wrong inner checksum and were passed on unchanged.
     pub bad_checksums: Count,
     /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
@@ -110,6 +130,8 @@ impl Default for Counters {
             inbound: Direction::default(),
             turns: Count::default(),
             sleeps: Count::default(),
+            handshakes: Count::default(),
+            keepalives: Count::default(),
             bad_checksums: Count::default(),
             receive_starved: Count::default(),
             gso_refused: Count::default(),

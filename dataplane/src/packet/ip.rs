@@ -6,6 +6,8 @@
 //!
 //! Layouts: RFC 791 section 3.1, RFC 8200 sections 3 and 4, RFC 4302 section 2.2 (AH length).
 
+use std::net::IpAddr;
+
 use super::bytes::get16;
 
 /// Protocol number of TCP.
@@ -214,6 +216,29 @@ impl FlowKey {
         self.version == other.version
             && self.source == other.source
             && self.destination == other.destination
+    }
+}
+
+/// The source address of an IP packet.
+#[must_use]
+#[inline]
+pub fn source(packet: &[u8]) -> Option<IpAddr> {
+    address(packet, 12, 8)
+}
+
+/// The destination address of an IP packet.
+#[must_use]
+#[inline]
+pub fn destination(packet: &[u8]) -> Option<IpAddr> {
+    address(packet, 16, 24)
+}
+
+#[inline]
+fn address(packet: &[u8], v4_at: usize, v6_at: usize) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => packet.get(v4_at..)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
+        6 => packet.get(v6_at..)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),
+        _ => None,
     }
 }
 

@@ -12,6 +12,8 @@ pub enum Event {
     Handshake(HandshakeMessage),
     /// Packets wait for a session with this peer, or the one there is has grown old.
     SessionWanted(Arc<Peer>),
+    /// The first packet has arrived on a session that the peer initiated: it may be used.
+    Confirmed(Arc<Peer>),
     /// The peer's timers have something to wait for again.
     Activity(Arc<Peer>),
 }

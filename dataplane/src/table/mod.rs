@@ -12,7 +12,7 @@ pub mod peer;
 pub mod sessions;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -41,6 +41,9 @@ pub struct Shared {
     pub checker: ArcSwapOption<Checker>,
     /// Handshake messages need a valid MAC2.
     pub under_load: AtomicBool,
+    /// Grows when a session has become usable or a handshake was given up: workers look through
+    /// the packets that wait.
+    pub generation: AtomicU64,
     /// MTU of the tun device: padding does not exceed it.
     pub mtu: AtomicU32,
     /// Time as the protocol sees it.
