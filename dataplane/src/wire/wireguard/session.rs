@@ -1,6 +1,20 @@
 //! One session: a pair of transport keys with its send counter and replay window (section 5.4.6).
+//!
+//! Sealing and opening work in place, on one message at a time, from any number of workers at
+//! once; counters are reserved, and the replay window is locked, once a batch.
+//!
+//! Keys are held as ring's `LessSafeKey`, which lies inline in the session and does not wipe
+//! itself. When a session is dropped both are overwritten with a key of zeroes.
 
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
+
+use super::messages::{TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
+use super::replay::ReplayWindow;
 
 /// A session with so many messages sent wants a new handshake.
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
@@ -25,45 +39,74 @@ pub struct Session {
     pub initiator: bool,
     /// When its keys were derived, on the device's clock.
     pub created_ms: u64,
+    seal_key: LessSafeKey,
+    open_key: LessSafeKey,
+    next_counter: AtomicU64,
+    replay: Mutex<ReplayWindow>,
 }
 
-/// Admits counters, with the replay window locked once for a batch.
-pub struct Admission<'a>(#[expect(dead_code)] &'a Session);
+/// Admits counters, with the replay window locked for a batch.
+pub struct Admission<'a>(MutexGuard<'a, ReplayWindow>);
 
 impl Session {
-    /// A session that has carried nothing yet.
+    /// A session that has carried nothing yet; `None` only if the AEAD refuses 32 bytes as a key.
     #[must_use]
     pub fn new(
-        keys: TransportKeys,
+        keys: &TransportKeys,
         local_index: u32,
         remote_index: u32,
         initiator: bool,
         created_ms: u64,
-    ) -> Self {
-        let _ = keys;
-        Self { local_index, remote_index, initiator, created_ms }
+    ) -> Option<Self> {
+        Some(Self {
+            local_index,
+            remote_index,
+            initiator,
+            created_ms,
+            seal_key: aead_key(&keys.send)?,
+            open_key: aead_key(&keys.receive)?,
+            next_counter: AtomicU64::new(0),
+            replay: Mutex::default(),
+        })
     }
 
-    /// Reserves `count` counters; returns the first, or `None` when the session has none left.
+    /// Reserves `count` counters; returns the first, or `None` when the session has not so many
+    /// left.
     #[inline]
     pub fn reserve(&self, count: u64) -> Option<u64> {
-        let _ = count;
-        todo!()
+        // The look before the addition keeps the counter from ever wrapping: between two looks no
+        // more than a few workers can add, each far less than is left above the limit.
+        if self.sent_count() >= REJECT_AFTER_MESSAGES.checked_sub(count)? {
+            return None;
+        }
+        let first = self.next_counter.fetch_add(count, Ordering::Relaxed);
+        (first < REJECT_AFTER_MESSAGES - count).then_some(first)
     }
 
     /// Counters used so far.
     #[inline]
     #[must_use]
     pub fn sent_count(&self) -> u64 {
-        todo!()
+        self.next_counter.load(Ordering::Relaxed)
     }
 
     /// Makes `message` a transport message: its plaintext lies between the first 16 and the last
     /// 16 bytes, where header and tag are written. Shorter than 32 bytes: does nothing.
     #[inline]
     pub fn seal(&self, counter: u64, message: &mut [u8]) {
-        let _ = (counter, message);
-        todo!()
+        let Some((header, rest)) = message.split_first_chunk_mut::<TRANSPORT_HEADER_LEN>() else {
+            return;
+        };
+        let Some((packet, tag_place)) = rest.split_last_chunk_mut::<TAG_LEN>() else { return };
+        header[..4].copy_from_slice(&4u32.to_le_bytes());
+        header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
+        header[8..].copy_from_slice(&counter.to_le_bytes());
+        let sealed = self.seal_key.seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet);
+        match sealed {
+            Ok(tag) => tag_place.copy_from_slice(tag.as_ref()),
+            // Only for more than 256 GiB; nothing readable must leave even then.
+            Err(_) => message.fill(0),
+        }
     }
 
     /// Opens a transport message in place: the plaintext then lies between its first 16 and last
@@ -72,14 +115,22 @@ impl Session {
     #[inline]
     #[must_use]
     pub fn open(&self, message: &mut [u8]) -> Option<u64> {
-        let _ = message;
-        todo!()
+        if message.len() < TRANSPORT_OVERHEAD {
+            return None;
+        }
+        let (header, sealed) = message.split_first_chunk_mut::<TRANSPORT_HEADER_LEN>()?;
+        let counter = u64::from_le_bytes(*header.last_chunk()?);
+        if counter >= REJECT_AFTER_MESSAGES {
+            return None;
+        }
+        self.open_key.open_in_place(nonce(counter), Aad::empty(), sealed).ok()?;
+        Some(counter)
     }
 
     /// Locks the replay window for a batch.
     #[inline]
     pub fn admission(&self) -> Admission<'_> {
-        todo!()
+        Admission(self.replay.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -87,7 +138,37 @@ impl Admission<'_> {
     /// Whether `counter` is new; it is not from then on.
     #[inline]
     pub fn admit(&mut self, counter: u64) -> bool {
-        let _ = counter;
-        todo!()
+        self.0.admit(counter)
     }
 }
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        wipe(&mut self.seal_key);
+        wipe(&mut self.open_key);
+    }
+}
+
+fn aead_key(bytes: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, bytes).ok().map(LessSafeKey::new)
+}
+
+/// Overwrites a key; `black_box` keeps the compiler from dropping a store nobody reads.
+fn wipe(key: &mut LessSafeKey) {
+    if let Some(zero) = aead_key(&[0; 32]) {
+        *key = zero;
+    }
+    black_box(&*key);
+}
+
+/// Four zero bytes and the counter.
+#[inline]
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
