@@ -1,20 +1,43 @@
-//! The handshake: Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, by snow (section 5.4).
+//! The handshake: Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, by snow (sections 5.4.2 to 5.4.5).
 //!
-//! Messages come and go without their MACs: see [`super::cookie`].
+//! Messages come and go without their MACs: see [`super::cookie`]. A message that is not authentic
+//! leaves the state as it was (snow restores its checkpoint), so forged ones end nothing.
+//!
+//! Public keys of small order are refused, static and ephemeral, as the kernel does (its
+//! `curve25519` fails on an all-zero result); snow does not look. snow keeps the private and
+//! ephemeral keys of a handshake under way until it is dropped; what is handed out here wipes
+//! itself.
+
+use snow::params::NoiseParams;
+use snow::{Builder, HandshakeState};
+use x25519_dalek::{PublicKey as DalekPublic, StaticSecret};
+use zeroize::Zeroizing;
 
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 use super::messages::{INITIATION_LEN, RESPONSE_LEN};
 use super::session::TransportKeys;
 use super::timestamp::Timestamp;
 
+const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
+/// The token `psk` stands at the end of the second message.
+const PSK_PLACE: u8 = 2;
+/// Where the Noise message lies in an initiation and in a response.
+const INITIATION_NOISE: std::ops::Range<usize> = 8..116;
+const RESPONSE_NOISE: std::ops::Range<usize> = 12..60;
+
 /// A handshake that we started.
 pub struct Initiator {
     /// The index by which the peer will address us.
     pub local_index: u32,
+    noise: HandshakeState,
+    ours: PrivateKey,
 }
 
 impl Initiator {
-    /// Starts a handshake; the message's MAC fields are zero.
+    /// Starts a handshake; the message's MAC fields are zero. `None` if the peer's key is of small
+    /// order.
+    #[must_use]
     pub fn start(
         ours: &PrivateKey,
         theirs: &PublicKey,
@@ -22,15 +45,37 @@ impl Initiator {
         local_index: u32,
         now: Timestamp,
     ) -> Option<(Self, [u8; INITIATION_LEN])> {
-        let _ = (ours, theirs, psk, local_index, now);
-        todo!()
+        if is_small_order(ours, theirs.as_bytes()) {
+            return None;
+        }
+        let mut noise = builder(ours)?
+            .remote_public_key(theirs.as_bytes())
+            .ok()?
+            .psk(PSK_PLACE, psk.as_bytes())
+            .ok()?
+            .build_initiator()
+            .ok()?;
+        let mut message = [0; INITIATION_LEN];
+        message[0] = 1;
+        message[4..8].copy_from_slice(&local_index.to_le_bytes());
+        let len = noise.write_message(&now.0, &mut message[INITIATION_NOISE]).ok()?;
+        let whole = len == INITIATION_NOISE.len();
+        whole.then(|| (Self { local_index, noise, ours: ours.clone() }, message))
     }
 
     /// Ends it with the peer's response: transport keys and the index by which to address the
     /// peer. `None` leaves the handshake as it was: a forged response must not end it.
+    #[must_use]
     pub fn finish(&mut self, response: &[u8; RESPONSE_LEN]) -> Option<(TransportKeys, u32)> {
-        let _ = response;
-        todo!()
+        let noise = &response[RESPONSE_NOISE];
+        if self.noise.is_handshake_finished() || is_small_order(&self.ours, noise.first_chunk()?) {
+            return None;
+        }
+        let mut payload = [0; RESPONSE_LEN];
+        self.noise.read_message(noise, &mut payload).ok()?;
+        let remote_index = super::messages::sender(response)?;
+        let (send, receive) = self.noise.dangerously_get_raw_split();
+        Some((TransportKeys { send: send.into(), receive: receive.into() }, remote_index))
     }
 }
 
@@ -42,22 +87,59 @@ pub struct Responder {
     pub timestamp: Timestamp,
     /// The index by which to address it.
     pub remote_index: u32,
+    noise: HandshakeState,
 }
 
 impl Responder {
     /// Reads an initiation; `None` if it is not for us or not authentic.
+    #[must_use]
     pub fn read(ours: &PrivateKey, initiation: &[u8; INITIATION_LEN]) -> Option<Self> {
-        let _ = (ours, initiation);
-        todo!()
+        let message = &initiation[INITIATION_NOISE];
+        if is_small_order(ours, message.first_chunk()?) {
+            return None;
+        }
+        let mut noise = builder(ours)?.build_responder().ok()?;
+        let mut payload = Zeroizing::new([0; INITIATION_LEN]);
+        let len = noise.read_message(message, payload.as_mut_slice()).ok()?;
+        let timestamp = Timestamp(payload.get(..len)?.try_into().ok()?);
+        let peer = PublicKey::from_bytes(noise.get_remote_static()?.try_into().ok()?);
+        if is_small_order(ours, peer.as_bytes()) {
+            return None;
+        }
+        let remote_index = super::messages::sender(initiation)?;
+        Some(Self { peer, timestamp, remote_index, noise })
     }
 
     /// Answers it; the message's MAC fields are zero.
+    #[must_use]
     pub fn respond(
-        self,
+        mut self,
         psk: &PresharedKey,
         local_index: u32,
     ) -> Option<(TransportKeys, [u8; RESPONSE_LEN])> {
-        let _ = (psk, local_index);
-        todo!()
+        self.noise.set_psk(usize::from(PSK_PLACE), psk.as_bytes()).ok()?;
+        let mut message = [0; RESPONSE_LEN];
+        message[0] = 2;
+        message[4..8].copy_from_slice(&local_index.to_le_bytes());
+        message[8..12].copy_from_slice(&self.remote_index.to_le_bytes());
+        let len = self.noise.write_message(&[], &mut message[RESPONSE_NOISE]).ok()?;
+        let (receive, send) = self.noise.dangerously_get_raw_split();
+        let keys = TransportKeys { send: send.into(), receive: receive.into() };
+        (len == RESPONSE_NOISE.len()).then_some((keys, message))
     }
 }
+
+fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
+    let params: NoiseParams = PATTERN.parse().ok()?;
+    Builder::new(params).prologue(PROLOGUE).ok()?.local_private_key(ours.as_bytes()).ok()
+}
+
+/// Whether any secret multiplied with `point` gives zero.
+fn is_small_order(ours: &PrivateKey, point: &[u8; 32]) -> bool {
+    let secret = StaticSecret::from(*ours.as_bytes());
+    !secret.diffie_hellman(&DalekPublic::from(*point)).was_contributory()
+}
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;
