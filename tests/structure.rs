@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("packet", &[]),
     ("wire", &["packet"]),
     ("sys", &[]),
-    ("ring", &[]),
+    ("ring", &["packet"]),
     ("io", &["packet", "ring", "sys"]),
     ("table", &["wire", "packet"]),
     ("protocol", &["table", "wire", "packet"]),

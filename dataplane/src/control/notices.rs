@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::engine::Notice;
 
@@ -73,6 +73,9 @@ impl OffloadState {
                 if inner.refused.remove(&to).is_some() {
                     info!(%to, "UDP_SEGMENT works again");
                 }
+            }
+            Notice::SourceLost { to } => {
+                debug!(%to, "the address it was heard at is no longer ours; the kernel picks one");
             }
             Notice::MergeRefused { errno } => {
                 if !std::mem::replace(&mut inner.merge_refused, true) {

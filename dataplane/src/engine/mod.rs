@@ -197,7 +197,7 @@ impl Engine {
         let inbound = Inbound::new(peer, steering.clone(), common.merge, Arc::clone(&counters));
         let start = backend::Start {
             files,
-            path: Path { outbound, inbound },
+            path: Path::Plain { outbound, inbound },
             counters,
             notices: common.notices.clone(),
             stop: Arc::clone(&self.stop),

@@ -5,7 +5,6 @@
 //! read, and its own queue drops what is too much.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -15,8 +14,8 @@ use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
-    Backend, Datagrams, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received, SEND_SLOTS,
-    Transmit,
+    Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
+    SEND_SLOTS, Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -186,10 +185,10 @@ impl Mmsg {
         self.health.succeeded();
         self.more |= count == usize::from(RECEIVES_PER_TURN);
         for i in 0..count {
-            let Some(slot) = self.idle.pop() else { return };
+            let Some(mut slot) = self.idle.pop() else { return };
             self.tx.counters.inbound.reads.add(1);
             if let Some(arrival) = self.batch.arrival(i) {
-                handler.datagrams(Received::new(&slot, arrival), &mut self.tx);
+                handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
@@ -206,6 +205,7 @@ impl Backend for Mmsg {
             ready |= 1 << TUN;
         }
         let has = |token: u16| ready & 1 << token != 0;
+        handler.start_of_turn(&mut self.tx);
         for (token, socket) in (SOCKETS..).zip(0..self.tx.files.sockets.len()) {
             if has(token) {
                 self.receive(self.tx.files.socket_index(socket), handler);
@@ -261,8 +261,8 @@ impl Transmit for Tx {
         self.outbox.take()
     }
 
-    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
-        let socket = self.files.socket_index(self.files.socket_for(to));
+    fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
+        let socket = self.files.socket_index(self.files.socket_for(to.endpoint.to));
         self.queued_bytes += len;
         self.outbox.queue(&mut self.sends, slot, Datagrams { socket, to, len, segment_len });
     }

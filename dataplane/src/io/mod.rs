@@ -27,7 +27,7 @@ use crate::packet::merge::Piece;
 pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
-pub use crate::ring::sends::Datagrams;
+pub use crate::ring::sends::{Datagrams, Destination};
 
 /// Slots for tun frames, per worker.
 pub const FRAME_SLOTS: u16 = 128;
@@ -90,7 +90,7 @@ impl Files {
 #[derive(Debug)]
 pub struct Received<'a> {
     /// The payload.
-    pub bytes: &'a [u8],
+    pub bytes: &'a mut [u8],
     /// The receive slot it lies in …
     pub slot: u16,
     /// … and where in the slot.
@@ -102,14 +102,17 @@ pub struct Received<'a> {
 impl<'a> Received<'a> {
     /// What `arrival` left in `slot`.
     #[inline]
-    fn new(slot: &'a Slot, arrival: Arrival) -> Self {
+    fn new(slot: &'a mut Slot, arrival: Arrival) -> Self {
+        let index = slot.index();
         let bytes = payload(slot, arrival.len);
-        Self { bytes, slot: slot.index(), offset: PAYLOAD_OFFSET, arrival }
+        Self { bytes, slot: index, offset: PAYLOAD_OFFSET, arrival }
     }
 }
 
 /// A worker's packet path, as a backend sees it.
 pub trait Handler {
+    /// Something has come, or somebody woke the worker: before what has come is handed over.
+    fn start_of_turn(&mut self, tx: &mut impl Transmit);
     /// A frame from the tun, virtio header first.
     fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit);
     /// Datagrams from the wire. Their slot stays valid until [`end_of_turn`](Self::end_of_turn)
@@ -124,7 +127,7 @@ pub trait Transmit {
     /// An empty send slot; `None` when all are in flight.
     fn send_slot(&mut self) -> Option<Slot>;
     /// Sends the datagrams at the start of `slot`.
-    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize);
+    fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize);
     /// Writes `head` and `pieces` to the tun queue with index `queue` as one frame that carries
     /// `packets` wire packets of `bytes` bytes.
     fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32);

@@ -32,6 +32,11 @@ pub enum Notice {
         /// The destination.
         to: SocketAddr,
     },
+    /// Our address towards a peer is no longer ours; the kernel picks another one.
+    SourceLost {
+        /// The destination.
+        to: SocketAddr,
+    },
     /// The tun refused a merged frame; packets are written singly from now on.
     MergeRefused {
         /// Why.
@@ -91,8 +96,8 @@ impl Outbox {
 
     /// Queues `datagrams`, segmented if their path takes that.
     pub fn queue(&mut self, sends: &mut SendQueue, slot: Slot, datagrams: Datagrams) {
-        let segmented =
-            datagrams.count() == 1 || self.gso.allows(datagrams.to, datagrams.segment_len);
+        let segmented = datagrams.count() == 1
+            || self.gso.allows(datagrams.to.endpoint.to, datagrams.segment_len);
         if let Err(slot) = sends.push(slot, datagrams, segmented) {
             self.counters.count_drop(DropReason::SendSlotsBusy, datagrams.count() as u64);
             self.free.push(slot);
@@ -113,6 +118,13 @@ impl Outbox {
             // Nothing wrong with this one: it goes again.
             libc::EINTR | libc::ECANCELED => return Settled::Next,
             _ if result >= 0 => self.sent(front),
+            // The address that the peer was last heard at may be gone from this host; tried
+            // before a refusal of segmentation, which has errors in common.
+            _ if front.to.endpoint.source.is_some() && may_be_the_source(errno) => {
+                sends.forget_front_source();
+                let _ = self.notices.try_send(Notice::SourceLost { to: front.to.endpoint.to });
+                return Settled::Next;
+            }
             _ if front.count() > 1 && GsoTable::is_refusal(errno) => {
                 self.send_singly(sends, front, errno, socket);
             }
@@ -131,8 +143,8 @@ impl Outbox {
         outbound.packets.add(count as u64);
         outbound.bytes.add(datagrams.len as u64);
         outbound.writes.add(1);
-        if count > 1 && self.gso.passed(datagrams.to, datagrams.segment_len) {
-            let _ = self.notices.try_send(Notice::GsoRestored { to: datagrams.to });
+        if count > 1 && self.gso.passed(datagrams.to.endpoint.to, datagrams.segment_len) {
+            let _ = self.notices.try_send(Notice::GsoRestored { to: datagrams.to.endpoint.to });
         }
     }
 
@@ -143,7 +155,7 @@ impl Outbox {
         errno: i32,
         socket: BorrowedFd<'_>,
     ) {
-        let Datagrams { to, segment_len, .. } = front;
+        let (to, segment_len) = (front.to.endpoint.to, front.segment_len);
         self.counters.gso_refused.add(1);
         if self.gso.refuse(to, segment_len, errno) {
             let _ = self.notices.try_send(Notice::GsoRefused { to, errno, segment_len });
@@ -158,6 +170,15 @@ impl Outbox {
             Err(error) => counters.count_drop(drop_reason(error.raw_os_error().unwrap_or(0)), 1),
         });
     }
+}
+
+/// Errors of a send from an address that is not ours (any more): net/ipv4/route.c
+/// `ip_route_output_key_hash_rcu`, net/ipv6/datagram.c `ip6_datagram_send_ctl`.
+fn may_be_the_source(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV
+    )
 }
 
 /// Which counter a send's errno goes to.

@@ -159,9 +159,9 @@ impl Uring {
     fn hand_out_datagrams(&mut self, handler: &mut impl Handler) {
         // What a flush brings in meanwhile waits for the next turn: a turn is bounded.
         for _ in 0..self.tx.arrivals.len() {
-            let Some((slot, arrival)) = self.tx.arrivals.pop_front() else { break };
+            let Some((mut slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
-                handler.datagrams(Received::new(&slot, arrival), &mut self.tx);
+                handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
@@ -200,6 +200,7 @@ impl Backend for Uring {
         if tx.arrivals.is_empty() && tx.frames.is_empty() && tx.fatal.is_none() && !tx.woken {
             return Ok(());
         }
+        handler.start_of_turn(&mut self.tx);
         self.hand_out_datagrams(handler);
         self.hand_out_frames(handler);
         handler.end_of_turn(&mut self.tx);

@@ -4,7 +4,6 @@
 //! last write that points into it is done.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -14,8 +13,8 @@ use super::delivery::Delivery;
 use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
-    Arrival, Datagrams, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth, Slot,
-    Transmit,
+    Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
+    Slot, Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{Completion, Ring, SINGLE_READS};
@@ -289,8 +288,8 @@ impl Transmit for Tx {
         self.outbox.take()
     }
 
-    fn send(&mut self, slot: Slot, to: SocketAddr, len: usize, segment_len: usize) {
-        let family = self.files.socket_for(to);
+    fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
+        let family = self.files.socket_for(to.endpoint.to);
         let socket = self.files.socket_index(family);
         self.queued_bytes += len;
         let datagrams = Datagrams { socket, to, len, segment_len };

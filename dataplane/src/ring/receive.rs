@@ -8,9 +8,10 @@
 
 use std::net::SocketAddr;
 
+use crate::packet::endpoint::{Endpoint, Source};
 use io_uring::types::RecvMsgOut;
 
-use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_name, decode_segment};
+use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_control, decode_name};
 
 const OUT_LEN: usize = 16;
 /// Where the payload starts in a receive slot.
@@ -38,6 +39,19 @@ pub struct Arrival {
     pub segment_len: usize,
     /// The kernel had more than fitted.
     pub truncated: bool,
+    /// Traffic class byte of the outer header; 0 unless the socket asks for it.
+    pub class: u8,
+    /// The address it was sent to, if the socket asks for it.
+    pub source: Option<Source>,
+}
+
+impl Arrival {
+    /// Where an answer goes, and from where.
+    #[inline]
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { to: self.from, source: self.source }
+    }
 }
 
 /// The message header that multishot recvmsg copies its field lengths from.
@@ -52,18 +66,22 @@ pub(super) fn template() -> libc::msghdr {
 /// The payload of a receive slot that holds `len` bytes of it; empty if it cannot hold so many.
 #[inline]
 #[must_use]
-pub fn payload(slot: &[u8], len: usize) -> &[u8] {
-    slot.get(PAYLOAD_OFFSET as usize..).and_then(|payload| payload.get(..len)).unwrap_or_default()
+pub fn payload(slot: &mut [u8], len: usize) -> &mut [u8] {
+    let payload = slot.get_mut(PAYLOAD_OFFSET as usize..);
+    payload.and_then(|payload| payload.get_mut(..len)).unwrap_or_default()
 }
 
 /// Reads what a multishot receive left in `slot`; `None` when it is no UDP datagram of ours.
 pub(super) fn parse(slot: &[u8], template: &libc::msghdr) -> Option<Arrival> {
     let out = RecvMsgOut::parse(slot, template).ok()?;
     let len = out.payload_data().len();
+    let control = decode_control(out.control_data());
     Some(Arrival {
         from: decode_name(out.name_data())?,
         len,
-        segment_len: decode_segment(out.control_data()).unwrap_or(len),
+        segment_len: control.segment_len.unwrap_or(len),
         truncated: out.is_payload_truncated() || out.is_control_data_truncated(),
+        class: control.class,
+        source: control.source,
     })
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_name, decode_segment};
+use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_control, decode_name};
 use super::memory::Slot;
 use super::receive::{Arrival, PAYLOAD_OFFSET};
 
@@ -76,11 +76,14 @@ impl ReceiveBatch {
         let len = header.msg_len as usize;
         let name = &self.names[i][..(header.msg_hdr.msg_namelen as usize).min(NAME_LEN)];
         let control = &self.controls[i].0[..header.msg_hdr.msg_controllen.min(CONTROL_LEN)];
+        let found = decode_control(control);
         Some(Arrival {
             from: decode_name(name)?,
             len,
-            segment_len: decode_segment(control).unwrap_or(len),
+            segment_len: found.segment_len.unwrap_or(len),
             truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+            class: found.class,
+            source: found.source,
         })
     }
 }

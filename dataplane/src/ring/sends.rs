@@ -5,22 +5,31 @@
 //! the last entry that points into it: packets of a flow cannot overtake each other here.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::address::{NAME_LEN, SEGMENT_CMSG_SPACE, encode_name, encode_segment};
+use super::address::{NAME_LEN, SEND_CONTROL_LEN, SendControl, encode_control, encode_name};
 use super::memory::Slot;
+use crate::packet::endpoint::Endpoint;
 
 /// Sends queued at most. Power of two.
 pub const SENDS_MAX: usize = 1024;
+
+/// Where a send goes, and with what in its outer IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The peer's endpoint.
+    pub endpoint: Endpoint,
+    /// Traffic class byte.
+    pub class: u8,
+}
 
 /// What one `sendmsg` carries: `len` bytes, cut by the kernel into `segment_len` datagrams.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams {
     /// Index of the socket that sends.
     pub socket: u16,
-    /// The peer's endpoint.
-    pub to: SocketAddr,
+    /// Where to.
+    pub to: Destination,
     /// Bytes of all datagrams together.
     pub len: usize,
     /// Bytes of each datagram but the last, which may be shorter.
@@ -38,7 +47,7 @@ impl Datagrams {
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct Control([u8; SEGMENT_CMSG_SPACE]);
+struct Control([u8; SEND_CONTROL_LEN]);
 
 struct Entry {
     datagrams: Datagrams,
@@ -79,7 +88,7 @@ impl SendQueue {
             headers: vec![header; SENDS_MAX].into(),
             vectors: vec![vector; SENDS_MAX].into(),
             names: vec![[0; NAME_LEN]; SENDS_MAX].into(),
-            controls: vec![Control([0; SEGMENT_CMSG_SPACE]); SENDS_MAX].into(),
+            controls: vec![Control([0; SEND_CONTROL_LEN]); SENDS_MAX].into(),
             entries: (0..SENDS_MAX).map(|_| None).collect(),
             head: 0,
             tail: 0,
@@ -133,8 +142,8 @@ impl SendQueue {
 
     fn push_entry(&mut self, slot: &Slot, entry: Entry) -> usize {
         let index = self.tail % SENDS_MAX;
-        let Datagrams { to, len, segment_len, .. } = entry.datagrams;
-        let name_len = encode_name(to, &mut self.names[index]);
+        let Datagrams { to, len, .. } = entry.datagrams;
+        let name_len = encode_name(to.endpoint.to, &mut self.names[index]);
         self.vectors[index] = libc::iovec {
             iov_base: slot.address().wrapping_add(entry.offset).cast(),
             iov_len: len,
@@ -144,21 +153,35 @@ impl SendQueue {
         header.msg_namelen = u32::try_from(name_len).unwrap_or(0);
         header.msg_iov = &raw mut self.vectors[index];
         header.msg_iovlen = 1;
-        // The kernel takes a one-segment UDP_SEGMENT too, but the plain path is shorter.
-        if len > segment_len {
-            encode_segment(
-                u16::try_from(segment_len).unwrap_or(u16::MAX),
-                &mut self.controls[index].0,
-            );
-            header.msg_control = self.controls[index].0.as_mut_ptr().cast();
-            header.msg_controllen = SEGMENT_CMSG_SPACE;
-        } else {
-            header.msg_control = std::ptr::null_mut();
-            header.msg_controllen = 0;
-        }
         self.entries[index] = Some(entry);
+        self.set_control(index);
         self.tail += 1;
         index
+    }
+
+    /// Writes the control messages of entry `index` by what it carries.
+    fn set_control(&mut self, index: usize) {
+        let Some(entry) = &self.entries[index] else { return };
+        let Datagrams { to, len, segment_len, .. } = entry.datagrams;
+        // The kernel takes a one-segment UDP_SEGMENT too, but the plain path is shorter.
+        let segment = (len > segment_len).then(|| u16::try_from(segment_len).unwrap_or(u16::MAX));
+        let control =
+            SendControl { segment_len: segment, class: to.class, source: to.endpoint.source };
+        let place = &mut self.controls[index].0;
+        let control_len = encode_control(control, to.endpoint.to.is_ipv6(), place);
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_controllen = control_len;
+        header.msg_control =
+            if control_len > 0 { place.as_mut_ptr().cast() } else { std::ptr::null_mut() };
+    }
+
+    /// Lets the front entry leave from whatever address the kernel picks.
+    pub fn forget_front_source(&mut self) {
+        let index = self.head % SENDS_MAX;
+        if let Some(entry) = &mut self.entries[index] {
+            entry.datagrams.to.endpoint.source = None;
+            self.set_control(index);
+        }
     }
 
     /// What the entry `position` places from the front carries.
@@ -198,9 +221,20 @@ impl SendQueue {
         let Some(entry) = self.entries[self.head % SENDS_MAX].as_ref() else { return };
         let Some(slot) = &entry.slot else { return };
         let bytes = slot.get(entry.offset..).and_then(|s| s.get(..entry.datagrams.len));
+        let Datagrams { to, segment_len, .. } = entry.datagrams;
+        let control =
+            SendControl { class: to.class, source: to.endpoint.source, segment_len: None };
+        let mut place = Control([0; SEND_CONTROL_LEN]);
+        let control_len = encode_control(control, to.endpoint.to.is_ipv6(), &mut place.0);
+        let address = to.endpoint.to.into();
         let socket = socket2::SockRef::from(&socket);
-        for datagram in bytes.unwrap_or_default().chunks(entry.datagrams.segment_len.max(1)) {
-            each(datagram.len(), socket.send_to(datagram, &entry.datagrams.to.into()));
+        for datagram in bytes.unwrap_or_default().chunks(segment_len.max(1)) {
+            let buffers = [io::IoSlice::new(datagram)];
+            let message = socket2::MsgHdr::new()
+                .with_addr(&address)
+                .with_buffers(&buffers)
+                .with_control(&place.0[..control_len]);
+            each(datagram.len(), socket.sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
         }
     }
 
@@ -236,7 +270,9 @@ mod tests {
     use super::*;
 
     fn datagrams(len: usize, segment_len: usize) -> Datagrams {
-        Datagrams { socket: 0, to: "127.0.0.1:9".parse().unwrap(), len, segment_len }
+        let to: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let to = Destination { endpoint: to.into(), class: 0 };
+        Datagrams { socket: 0, to, len, segment_len }
     }
 
     #[test]

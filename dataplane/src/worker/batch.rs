@@ -7,9 +7,9 @@
 use crate::io::{Destination, Slot, Transmit};
 
 /// Datagrams in one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` before Linux 6.9.
-pub const SEGMENTS_MAX: usize = 64;
+pub(super) const SEGMENTS_MAX: usize = 64;
 /// Bytes in one send: the largest UDP payload over IPv4.
-pub const SEND_MAX: usize = 65_507;
+pub(super) const SEND_MAX: usize = 65_507;
 
 /// Datagrams on their way out, at most one batch open.
 #[derive(Default)]

@@ -25,9 +25,9 @@ pub struct Inbound {
 }
 
 /// Where merged frames go.
-struct TunSink<'a, T> {
-    tx: &'a mut T,
-    steering: &'a Steering,
+pub(super) struct TunSink<'a, T> {
+    pub(super) tx: &'a mut T,
+    pub(super) steering: &'a Steering,
 }
 
 impl<T: Transmit> Sink for TunSink<'_, T> {

@@ -9,10 +9,12 @@
 //! hands frames to [`outbound`] and datagrams to [`inbound`]; [`steering`] decides which tun
 //! queue a flow belongs to; everything is counted in [`counters`].
 
+mod batch;
 pub mod inbound;
 pub mod outbound;
 pub mod path;
 pub mod steering;
+pub mod wireguard;
 
 pub use crate::io::counters;
 

@@ -4,29 +4,54 @@ use crate::io::{Handler, Received, Transmit};
 
 use super::inbound::Inbound;
 use super::outbound::Outbound;
+use super::wireguard::WireGuard;
 
-/// Both directions.
-pub struct Path {
-    /// tun → wire.
-    pub outbound: Outbound,
-    /// wire → tun.
-    pub inbound: Inbound,
+/// Both directions, by encapsulation.
+pub enum Path {
+    /// IP in UDP.
+    Plain {
+        /// tun → wire.
+        outbound: Outbound,
+        /// wire → tun.
+        inbound: Inbound,
+    },
+    /// WireGuard.
+    WireGuard(Box<WireGuard>),
 }
 
 impl Handler for Path {
     #[inline]
+    fn start_of_turn(&mut self, tx: &mut impl Transmit) {
+        match self {
+            Self::Plain { .. } => {}
+            Self::WireGuard(wireguard) => wireguard.start_of_turn(tx),
+        }
+    }
+
+    #[inline]
     fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit) {
-        self.outbound.frame(frame, tx);
+        match self {
+            Self::Plain { outbound, .. } => outbound.frame(frame, tx),
+            Self::WireGuard(wireguard) => wireguard.frame(frame, tx),
+        }
     }
 
     #[inline]
     fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit) {
-        self.inbound.datagrams(&received, tx);
+        match self {
+            Self::Plain { inbound, .. } => inbound.datagrams(&received, tx),
+            Self::WireGuard(wireguard) => wireguard.datagrams(received, tx),
+        }
     }
 
     #[inline]
     fn end_of_turn(&mut self, tx: &mut impl Transmit) {
-        self.outbound.send(tx);
-        self.inbound.flush(tx);
+        match self {
+            Self::Plain { outbound, inbound } => {
+                outbound.send(tx);
+                inbound.flush(tx);
+            }
+            Self::WireGuard(wireguard) => wireguard.end_of_turn(tx),
+        }
     }
 }

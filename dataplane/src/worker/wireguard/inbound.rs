@@ -1,0 +1,295 @@
+//! wire → tun: messages become inner packets, inner packets become frames.
+//!
+//! Messages are opened where they were received, a run of one session at a time: first all are
+//! opened, then the replay window is locked once, then those that are new go to the merger.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::io::counters::DropReason;
+use crate::io::{Received, Transmit};
+use crate::packet::ecn;
+use crate::packet::endpoint::Endpoint;
+use crate::packet::ip::{InnerError, inner_packet, source};
+use crate::packet::merge::{MergeConfig, Merger};
+use crate::table::event::{Event, HandshakeMessage};
+use crate::table::sessions::Live;
+use crate::table::{Shared, Table};
+use crate::wire::wireguard::messages::{
+    HANDSHAKE_LEN_MAX, Kind, TAG_LEN, TRANSPORT_HEADER_LEN, kind, receiver,
+};
+use crate::worker::inbound::TunSink;
+
+use super::{Common, REJECT_AFTER_MS, REKEY_ON_RECEIVE_MS};
+
+/// Messages opened before the replay window is asked.
+const RUN_MAX: usize = 128;
+
+/// The inbound half.
+pub(super) struct Inbound {
+    merger: Merger,
+    merging: bool,
+    run: Box<[Opened; RUN_MAX]>,
+}
+
+/// A message that opened: where it lies in the receive, and its counter.
+#[derive(Clone, Copy, Default)]
+struct Opened {
+    offset: usize,
+    len: usize,
+    counter: u64,
+}
+
+/// What the run of one receive has in common.
+struct Batch<'a> {
+    bytes: &'a mut [u8],
+    slot: u16,
+    slot_offset: u32,
+    from: Endpoint,
+    class: u8,
+}
+
+impl Inbound {
+    pub(super) fn new(merge: MergeConfig) -> Self {
+        Self {
+            merger: Merger::new(merge),
+            merging: true,
+            run: Box::new([Opened::default(); RUN_MAX]),
+        }
+    }
+
+    /// Takes the datagrams of one receive.
+    pub(super) fn datagrams(
+        &mut self,
+        common: &Common,
+        received: Received<'_>,
+        tx: &mut impl Transmit,
+    ) {
+        let arrival = received.arrival;
+        let step = arrival.segment_len.max(1);
+        if arrival.truncated || received.bytes.is_empty() {
+            let reason =
+                if arrival.truncated { DropReason::Truncated } else { DropReason::BadMessage };
+            let count = received.bytes.len().div_ceil(step).max(1);
+            return common.counters.count_drop(reason, count as u64);
+        }
+        let mut batch = Batch {
+            bytes: received.bytes,
+            slot: received.slot,
+            slot_offset: received.offset,
+            from: arrival.endpoint(),
+            class: arrival.class,
+        };
+        let mut offset = 0;
+        while offset < batch.bytes.len() {
+            let end = (offset + step).min(batch.bytes.len());
+            let message = &batch.bytes[offset..end];
+            match kind(message) {
+                Some(Kind::Transport) => {
+                    offset = self.transport_run(common, &mut batch, offset, step, tx);
+                    continue;
+                }
+                Some(kind) => handshake(common, kind, message, batch.from),
+                None => common.counters.count_drop(DropReason::BadMessage, 1),
+            }
+            offset = end;
+        }
+    }
+
+    /// Takes the transport messages from `offset` on that belong to one session; returns where the
+    /// next message begins.
+    fn transport_run(
+        &mut self,
+        common: &Common,
+        batch: &mut Batch<'_>,
+        mut offset: usize,
+        step: usize,
+        tx: &mut impl Transmit,
+    ) -> usize {
+        let total = batch.bytes.len();
+        let first = receiver(&batch.bytes[offset..]);
+        let guard = first.and_then(|index| common.shared.sessions.get(index));
+        let Some(live) = guard.as_ref().and_then(|guard| guard.as_ref()) else {
+            common.counters.count_drop(DropReason::UnknownSession, 1);
+            return offset + step;
+        };
+        let expired = common.age_ms(live) >= REJECT_AFTER_MS;
+        let mut count = 0;
+        let (mut bytes, mut not_authentic) = (0, 0);
+        while offset < total && count < RUN_MAX {
+            let end = (offset + step).min(total);
+            let message = &mut batch.bytes[offset..end];
+            if kind(message) != Some(Kind::Transport) || receiver(message) != first {
+                break;
+            }
+            match live.session.open(message).filter(|_| !expired) {
+                Some(counter) => {
+                    self.run[count] = Opened { offset, len: end - offset, counter };
+                    count += 1;
+                    bytes += end - offset;
+                }
+                None => not_authentic += 1,
+            }
+            offset = end;
+        }
+        if not_authentic > 0 {
+            let reason =
+                if expired { DropReason::UnknownSession } else { DropReason::NotAuthentic };
+            common.counters.count_drop(reason, not_authentic);
+        }
+        let new = self.admit(common, live, count);
+        if new > 0 {
+            self.deliver(common, live, batch, new, tx);
+            // What was replayed does not count for the figures either, but it is rare.
+            live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        offset
+    }
+
+    /// Keeps the new ones among the first `count` of the run; returns how many they are.
+    fn admit(&mut self, common: &Common, live: &Live, count: usize) -> usize {
+        let mut admission = live.session.admission();
+        let mut kept = 0;
+        for i in 0..count {
+            if admission.admit(self.run[i].counter) {
+                self.run[kept] = self.run[i];
+                kept += 1;
+            }
+        }
+        if kept < count {
+            common.counters.count_drop(DropReason::Replayed, (count - kept) as u64);
+        }
+        kept
+    }
+
+    fn deliver(
+        &mut self,
+        common: &Common,
+        live: &Arc<Live>,
+        batch: &mut Batch<'_>,
+        count: usize,
+        tx: &mut impl Transmit,
+    ) {
+        let table = common.shared.table.load();
+        let mut allowed = Allowed { table: &table, live, last: None };
+        let mut sink = TunSink { tx, steering: &common.steering };
+        let mut data = false;
+        for &Opened { offset, len, .. } in self.run.iter().take(count) {
+            let (from, to) = (offset + TRANSPORT_HEADER_LEN, offset + len - TAG_LEN);
+            let Some(plain) = batch.bytes.get_mut(from..to) else { continue };
+            if plain.is_empty() {
+                common.counters.keepalives.add(1);
+                continue;
+            }
+            data = true;
+            let packet_len = match inner_packet(plain) {
+                Ok(packet) if allowed.holds(packet) => packet.len(),
+                Ok(_) => {
+                    common.counters.count_drop(DropReason::SourceNotAllowed, 1);
+                    continue;
+                }
+                Err(InnerError::NotIp) => {
+                    common.counters.count_drop(DropReason::NotIp, 1);
+                    continue;
+                }
+                Err(InnerError::LengthMismatch) => {
+                    common.counters.count_drop(DropReason::LengthMismatch, 1);
+                    continue;
+                }
+            };
+            let packet = &mut plain[..packet_len];
+            ecn::mark(packet, batch.class);
+            let at = batch.slot_offset.saturating_add(u32::try_from(from).unwrap_or(u32::MAX));
+            self.merger.push(packet, batch.slot, at, &mut sink);
+        }
+        note_received(common, live, batch.from, data);
+    }
+
+    /// Writes everything still held.
+    pub(super) fn flush(&mut self, common: &Common, tx: &mut impl Transmit) {
+        if self.merging && tx.merge_refused() {
+            self.merging = false;
+            self.merger.set_config(MergeConfig::default());
+        }
+        self.merger.flush(&mut TunSink { tx, steering: &common.steering });
+        let bad = self.merger.bad_checksums();
+        if bad > 0 {
+            common.counters.bad_checksums.add(bad);
+        }
+    }
+}
+
+/// Whether inner packets may come from the peer they came from: its prefix must be the longest one
+/// that holds their source.
+struct Allowed<'a> {
+    table: &'a Table,
+    live: &'a Live,
+    /// The source looked up last, and the answer: packets of a flow follow one another.
+    last: Option<(IpAddr, bool)>,
+}
+
+impl Allowed<'_> {
+    #[inline]
+    fn holds(&mut self, packet: &[u8]) -> bool {
+        let Some(address) = source(packet) else { return false };
+        if let Some((last, allowed)) = self.last
+            && last == address
+        {
+            return allowed;
+        }
+        let place = self.table.allowed_ips.get(address);
+        let peer = place.and_then(|place| self.table.peers.get(place as usize));
+        let allowed = peer.is_some_and(|peer| Arc::ptr_eq(peer, &self.live.peer));
+        self.last = Some((address, allowed));
+        allowed
+    }
+}
+
+/// The peer's endpoint, sessions and timers after an authentic batch.
+fn note_received(common: &Common, live: &Arc<Live>, from: Endpoint, data: bool) {
+    let peer = &live.peer;
+    if peer.endpoint.load().as_ref().is_none_or(|endpoint| **endpoint != from) {
+        peer.endpoint.store(Some(Arc::new(from)));
+    }
+    let is_current = |current: &Arc<Live>| Arc::ptr_eq(current, live);
+    if !live.session.initiator
+        && !peer.current.load().as_ref().is_some_and(is_current)
+        && peer.confirm(live, &common.shared.sessions)
+    {
+        let _ = common.control.events.try_send(Event::Confirmed(Arc::clone(peer)));
+    }
+    if peer.activity.received(common.now_ms, data) {
+        common.watch(peer);
+    }
+    if live.session.initiator && common.age_ms(live) >= REKEY_ON_RECEIVE_MS {
+        common.want_session(peer);
+    }
+}
+
+/// Passes a handshake message on to control if its MACs allow it.
+fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
+    let shared: &Shared = &common.shared;
+    let counters = &common.counters;
+    let checker = shared.checker.load();
+    let Some(checker) = checker.as_ref() else {
+        return counters.count_drop(DropReason::BadMac, 1);
+    };
+    // A cookie reply is authentic by itself, to control alone.
+    let has_macs = kind != Kind::CookieReply;
+    if has_macs && !checker.mac1_valid(message) {
+        return counters.count_drop(DropReason::BadMac, 1);
+    }
+    let mac2_valid = has_macs
+        && shared.under_load.load(Ordering::Relaxed)
+        && checker.mac2_valid(message, from.to);
+    let mut bytes = [0; HANDSHAKE_LEN_MAX];
+    let Some(place) = bytes.get_mut(..message.len()) else { return };
+    place.copy_from_slice(message);
+    let event = Event::Handshake(HandshakeMessage { from, mac2_valid, len: message.len(), bytes });
+    let queue = if mac2_valid { &common.control.proven } else { &common.control.handshakes };
+    match queue.try_send(event) {
+        Ok(()) => counters.handshakes.add(1),
+        Err(_) => counters.count_drop(DropReason::HandshakesBusy, 1),
+    }
+}

@@ -1,0 +1,127 @@
+//! WireGuard's packet path: seal what goes out, open what comes in.
+//!
+//! ```text
+//! outbound:  frame ─► split ─► peer by allowed IPs ─► seal in the send slot ─► UDP send
+//!                                   └─ no session yet: staging.rs
+//! inbound:   tun write ◄─ merge ◄─ peer's allowed IPs? ◄─ replay window ◄─ open in the slot
+//!                                   handshake messages: MAC1, then to control
+//! ```
+//!
+//! A worker loads the peers' table and a session once a batch and keeps neither. What it cannot do
+//! itself it tells control, over bounded channels.
+
+mod inbound;
+mod outbound;
+mod staging;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam::channel::Sender;
+
+use crate::io::counters::Counters;
+use crate::io::{Received, Transmit};
+use crate::packet::merge::MergeConfig;
+use crate::table::Shared;
+use crate::table::event::Event;
+use crate::table::peer::Peer;
+use crate::table::sessions::Live;
+
+use super::steering::Steering;
+use inbound::Inbound;
+use outbound::Outbound;
+
+/// Sessions older than this neither seal nor open (section 6.1).
+pub const REJECT_AFTER_MS: u64 = 180_000;
+/// An initiator asks for a new session when it sends on one older than this …
+pub const REKEY_AFTER_MS: u64 = 120_000;
+/// … or receives on one so old that it may end before the next packet (180 − 10 − 5 s).
+const REKEY_ON_RECEIVE_MS: u64 = 165_000;
+
+/// The way to control.
+#[derive(Clone)]
+pub struct ToControl {
+    /// News of peers.
+    pub events: Sender<Event>,
+    /// Handshake messages of senders that proved nothing but to know our key.
+    pub handshakes: Sender<Event>,
+    /// Handshake messages with a valid MAC2: a flood of the others does not crowd them out.
+    pub proven: Sender<Event>,
+}
+
+/// What both directions of one worker need.
+struct Common {
+    shared: Arc<Shared>,
+    control: ToControl,
+    counters: Arc<Counters>,
+    steering: Steering,
+    /// The time of this turn.
+    now_ms: u64,
+}
+
+impl Common {
+    /// Asks for a session, once until control is done with it.
+    fn want_session(&self, peer: &Arc<Peer>) {
+        let wanted = &peer.session_wanted;
+        if wanted.load(Ordering::Relaxed) || wanted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.control.events.try_send(Event::SessionWanted(Arc::clone(peer))).is_err() {
+            // The next packet asks again.
+            wanted.store(false, Ordering::Release);
+        }
+    }
+
+    fn watch(&self, peer: &Arc<Peer>) {
+        if self.control.events.try_send(Event::Activity(Arc::clone(peer))).is_err() {
+            peer.activity.watched.store(false, Ordering::Release);
+        }
+    }
+
+    fn age_ms(&self, live: &Live) -> u64 {
+        self.now_ms.saturating_sub(live.session.created_ms)
+    }
+}
+
+/// Both directions of one worker.
+pub struct WireGuard {
+    common: Common,
+    outbound: Outbound,
+    inbound: Inbound,
+}
+
+impl WireGuard {
+    /// For the worker of tun queue `queue`.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        control: ToControl,
+        queue: u16,
+        steering: Steering,
+        merge: MergeConfig,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let now_ms = shared.clock.now_ms();
+        let outbound = Outbound::new(queue, shared.generation.load(Ordering::Acquire));
+        let common = Common { shared, control, counters, steering, now_ms };
+        Self { common, outbound, inbound: Inbound::new(merge) }
+    }
+
+    pub(super) fn start_of_turn(&mut self, tx: &mut impl Transmit) {
+        self.common.now_ms = self.common.shared.clock.now_ms();
+        self.outbound.release_staged(&self.common, tx);
+    }
+
+    pub(super) fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit) {
+        self.outbound.frame(&self.common, frame, tx);
+    }
+
+    pub(super) fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit) {
+        self.inbound.datagrams(&self.common, received, tx);
+    }
+
+    pub(super) fn end_of_turn(&mut self, tx: &mut impl Transmit) {
+        self.outbound.send(tx);
+        self.inbound.flush(&self.common, tx);
+    }
+}

@@ -1,0 +1,176 @@
+//! tun → wire: frames become sealed messages in batches of equal datagrams.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::io::counters::DropReason;
+use crate::io::{Destination, Transmit};
+use crate::packet::ecn;
+use crate::packet::ip::{destination, flow_hash};
+use crate::packet::split::Split;
+use crate::packet::virtio::{self, VirtioHdr};
+use crate::table::peer::Peer;
+use crate::table::sessions::Live;
+use crate::wire::wireguard::messages::{
+    TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD, padded_len,
+};
+use crate::wire::wireguard::session::REKEY_AFTER_MESSAGES;
+use crate::worker::batch::Batches;
+
+use super::staging::Staging;
+use super::{Common, REJECT_AFTER_MS, REKEY_AFTER_MS};
+
+/// The outbound half.
+pub(super) struct Outbound {
+    queue: u16,
+    batches: Batches,
+    staging: Staging,
+    /// The generation of sessions up to which `staging` was looked through.
+    generation: u64,
+}
+
+/// What became of a frame.
+enum Fate {
+    /// Sent or dropped, and counted.
+    Done,
+    /// There is no session to seal it with.
+    NoSession,
+}
+
+impl Outbound {
+    pub(super) fn new(queue: u16, generation: u64) -> Self {
+        Self { queue, batches: Batches::default(), staging: Staging::default(), generation }
+    }
+
+    /// Takes one frame.
+    pub(super) fn frame(&mut self, common: &Common, frame: &[u8], tx: &mut impl Transmit) {
+        let packet = frame.get(virtio::LEN..).unwrap_or_default();
+        let drop_one = |reason| common.counters.count_drop(reason, 1);
+        let Some(split) = split(frame) else { return drop_one(DropReason::TunMalformed) };
+        if common.steering.is_active() {
+            common.steering.learn(flow_hash(packet), self.queue);
+        }
+        let table = common.shared.table.load();
+        let place = destination(packet).and_then(|address| table.allowed_ips.get(address));
+        let Some(peer) = place.and_then(|place| table.peers.get(place as usize)) else {
+            return drop_one(DropReason::NoPeer);
+        };
+        if self.staging.holds(peer) && !self.release(common, peer, tx) {
+            return self.stage(common, peer, frame);
+        }
+        if matches!(self.seal(common, peer, packet, &split, tx), Fate::NoSession) {
+            self.stage(common, peer, frame);
+        }
+    }
+
+    fn seal(
+        &mut self,
+        common: &Common,
+        peer: &Arc<Peer>,
+        packet: &[u8],
+        split: &Split<'_>,
+        tx: &mut impl Transmit,
+    ) -> Fate {
+        let current = peer.current.load();
+        let Some(live) = current.as_ref().filter(|live| common.age_ms(live) < REJECT_AFTER_MS)
+        else {
+            return Fate::NoSession;
+        };
+        let count = split.count();
+        let Some(endpoint) = peer.endpoint.load().as_ref().map(|endpoint| **endpoint) else {
+            common.counters.count_drop(DropReason::NoEndpoint, count as u64);
+            return Fate::Done;
+        };
+        let Some(first) = live.session.reserve(count as u64) else { return Fate::NoSession };
+        let to = Destination { endpoint, class: ecn::outer_class(packet) };
+        let mtu = common.shared.mtu.load(Ordering::Relaxed) as usize;
+        let message_len = |i: usize| padded_len(split.len_of(i), mtu) + TRANSPORT_OVERHEAD;
+        let total_len = message_len(0) * (count - 1) + message_len(count - 1);
+        self.batches.make_room(&to, count, message_len(0), total_len, tx);
+        let mut sent = 0;
+        for (i, counter) in (0..count).zip(first..) {
+            let len = message_len(i);
+            let fits = self.batches.push(&to, len, tx, |message| {
+                let end = TRANSPORT_HEADER_LEN + split.len_of(i);
+                split.write(i, &mut message[TRANSPORT_HEADER_LEN..end]);
+                message[end..len - TAG_LEN].fill(0);
+                live.session.seal(counter, message);
+            });
+            if !fits {
+                common.counters.count_drop(DropReason::SendSlotsBusy, (count - i) as u64);
+                break;
+            }
+            sent += len;
+        }
+        note_sent(common, peer, live, sent);
+        Fate::Done
+    }
+
+    fn stage(&mut self, common: &Common, peer: &Arc<Peer>, frame: &[u8]) {
+        let dropped = self.staging.push(peer, frame);
+        if dropped > 0 {
+            common.counters.count_drop(DropReason::StagingFull, dropped);
+        }
+        common.want_session(peer);
+    }
+
+    /// Sends what waits for peers that have got a session, and drops what waits for those that
+    /// nobody tries to reach any more.
+    pub(super) fn release_staged(&mut self, common: &Common, tx: &mut impl Transmit) {
+        let generation = common.shared.generation.load(Ordering::Acquire);
+        if self.generation == generation {
+            return;
+        }
+        self.generation = generation;
+        if self.staging.is_empty() {
+            return;
+        }
+        let peers: Vec<Arc<Peer>> = self.staging.peers().cloned().collect();
+        for peer in peers {
+            if !self.release(common, &peer, tx) && !peer.session_wanted.load(Ordering::Acquire) {
+                let waiting = self.staging.take(&peer.key);
+                let count = waiting.map_or(0, |waiting| waiting.frames.len());
+                common.counters.count_drop(DropReason::NoSession, count as u64);
+            }
+        }
+    }
+
+    /// Sends what waits for `peer`, in order; false if there is still no session.
+    fn release(&mut self, common: &Common, peer: &Arc<Peer>, tx: &mut impl Transmit) -> bool {
+        let usable = |live: &Arc<Live>| common.age_ms(live) < REJECT_AFTER_MS;
+        if !peer.current.load().as_ref().is_some_and(usable) {
+            return false;
+        }
+        let Some(waiting) = self.staging.take(&peer.key) else { return true };
+        for frame in waiting.frames {
+            let packet = frame.get(virtio::LEN..).unwrap_or_default();
+            let Some(split) = split(&frame) else { continue };
+            if matches!(self.seal(common, &waiting.peer, packet, &split, tx), Fate::NoSession) {
+                common.counters.count_drop(DropReason::NoSession, split.count() as u64);
+            }
+        }
+        true
+    }
+
+    /// Sends the open batch.
+    pub(super) fn send(&mut self, tx: &mut impl Transmit) {
+        self.batches.send(tx);
+    }
+}
+
+fn split(frame: &[u8]) -> Option<Split<'_>> {
+    let packet = frame.get(virtio::LEN..)?;
+    VirtioHdr::decode(frame).and_then(|header| Split::new(&header, packet).ok())
+}
+
+/// The peer's figures and timers after a batch, and whether the session wants to be replaced.
+fn note_sent(common: &Common, peer: &Arc<Peer>, live: &Live, bytes: usize) {
+    peer.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    if peer.activity.sent(common.now_ms, true) {
+        common.watch(peer);
+    }
+    let old = live.session.initiator && common.age_ms(live) >= REKEY_AFTER_MS;
+    if old || live.session.sent_count() >= REKEY_AFTER_MESSAGES {
+        common.want_session(peer);
+    }
+}
