@@ -1,0 +1,165 @@
+//! A peer's timers as one pure function: what has passed, what is due, when to look again.
+//!
+//! ```text
+//! handshake under way   every 5 s + jitter, at most 18 tries in 90 s      another initiation; give up
+//! data sent, no answer  10 + 5 s + jitter after the first of it           new handshake
+//! data received, silent 10 s after the first of it                        keepalive
+//! persistent keepalive  so many seconds after anything authentic          keepalive
+//! no new session        540 s after the last one was made                 keys are erased
+//! ```
+//! Section 6 of the whitepaper; drivers/net/wireguard/timers.c.
+
+/// Between two initiations to one peer.
+pub const REKEY_TIMEOUT_MS: u64 = 5_000;
+/// Added to it, at random, so that two peers do not go on colliding.
+pub const JITTER_MAX_MS: u64 = 334;
+/// Initiations after the first one: 90 s of them.
+pub const RETRIES_MAX: u32 = 18;
+/// How long an end may stay silent that has received data.
+pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+/// When all keys are erased: three times `REJECT_AFTER_TIME`.
+pub const ERASE_AFTER_MS: u64 = 3 * 180_000;
+
+/// A handshake of ours under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// When its last initiation went out.
+    pub sent_ms: u64,
+    /// Initiations before that one.
+    pub retries: u32,
+    /// Jitter of the next.
+    pub jitter_ms: u64,
+}
+
+/// Where a peer stands. Times are of the device's clock; 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// First data sent since something authentic last arrived.
+    pub unanswered_since_ms: u64,
+    /// First data received since something was last sent.
+    pub owed_since_ms: u64,
+    /// Anything authentic sent or received.
+    pub traffic_ms: u64,
+    /// When the last session was made.
+    pub session_made_ms: u64,
+    /// Our handshake.
+    pub attempt: Option<Attempt>,
+    /// Persistent keepalive; 0 is off.
+    pub keepalive_ms: u64,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Send the next initiation of the handshake under way.
+    pub retry: bool,
+    /// Give that handshake up.
+    pub give_up: bool,
+    /// The peer does not answer: start a handshake.
+    pub initiate: bool,
+    /// Send a keepalive.
+    pub keepalive: bool,
+    /// Erase every key.
+    pub erase: bool,
+    /// When to look again, if nothing of the above changes the state.
+    pub next_ms: Option<u64>,
+}
+
+/// Decides.
+#[must_use]
+pub fn due(state: &State, now_ms: u64) -> Due {
+    let mut due = Due::default();
+    let mut is_due = |from_ms: u64, after_ms: u64| {
+        let at_ms = from_ms.saturating_add(after_ms);
+        if at_ms > now_ms {
+            due.next_ms = Some(due.next_ms.map_or(at_ms, |next| next.min(at_ms)));
+        }
+        at_ms <= now_ms
+    };
+    let mut again = false;
+    if let Some(attempt) = state.attempt {
+        again = is_due(attempt.sent_ms, REKEY_TIMEOUT_MS + attempt.jitter_ms);
+    }
+    let unanswered = state.unanswered_since_ms > 0
+        && state.attempt.is_none()
+        && is_due(state.unanswered_since_ms, KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS);
+    let owed = state.owed_since_ms > 0 && is_due(state.owed_since_ms, KEEPALIVE_TIMEOUT_MS);
+    let persistent = state.keepalive_ms > 0 && is_due(state.traffic_ms, state.keepalive_ms);
+    let erase = state.session_made_ms > 0 && is_due(state.session_made_ms, ERASE_AFTER_MS);
+    let last_try = state.attempt.is_some_and(|attempt| attempt.retries >= RETRIES_MAX);
+    due.retry = again && !last_try;
+    due.give_up = again && last_try;
+    due.initiate = unanswered;
+    due.keepalive = owed || persistent;
+    due.erase = erase;
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first moment from 1 s on at which something is due, found by following `next_ms`.
+    fn first(state: State) -> (u64, Due) {
+        let mut now_ms = 1_000;
+        for _ in 0..10 {
+            let found = due(&state, now_ms);
+            if found != (Due { next_ms: found.next_ms, ..Due::default() }) {
+                return (now_ms, found);
+            }
+            now_ms = found.next_ms.unwrap();
+        }
+        panic!("nothing is ever due");
+    }
+
+    #[test]
+    fn each_timer_fires_in_its_time() {
+        let idle = State { traffic_ms: 1_000, ..State::default() };
+        assert_eq!(due(&idle, u64::MAX), Due::default());
+        let (at, found) = first(State { unanswered_since_ms: 1_000, ..idle });
+        assert!(at == 16_000 && found.initiate && !found.keepalive);
+        let (at, found) = first(State { owed_since_ms: 1_000, ..idle });
+        assert!(at == 11_000 && found.keepalive && !found.initiate);
+        let (at, found) = first(State { keepalive_ms: 25_000, ..idle });
+        assert!(at == 26_000 && found.keepalive);
+        let (at, found) = first(State { session_made_ms: 1_000, ..idle });
+        assert!(at == 541_000 && found.erase);
+    }
+
+    #[test]
+    fn a_handshake_is_tried_for_ninety_seconds() {
+        let mut attempt = Attempt { sent_ms: 1_000, retries: 0, jitter_ms: 300 };
+        let state =
+            |attempt| State { attempt: Some(attempt), unanswered_since_ms: 1, ..State::default() };
+        let mut tries = 1;
+        loop {
+            let (at, found) = first(state(attempt));
+            assert_eq!(at, attempt.sent_ms + 5_300);
+            assert!(!found.initiate, "one handshake at a time");
+            if found.give_up {
+                break;
+            }
+            assert!(found.retry);
+            (attempt.sent_ms, attempt.retries) = (at, attempt.retries + 1);
+            tries += 1;
+        }
+        assert_eq!(tries, 19);
+    }
+
+    #[test]
+    fn the_next_look_is_at_the_earliest_of_all() {
+        let state = State {
+            unanswered_since_ms: 5_000,
+            owed_since_ms: 8_000,
+            traffic_ms: 9_000,
+            session_made_ms: 1_000,
+            attempt: None,
+            keepalive_ms: 60_000,
+        };
+        assert_eq!(due(&state, 9_000).next_ms, Some(18_000));
+        assert_eq!(
+            due(&state, 18_000),
+            Due { keepalive: true, next_ms: Some(20_000), ..Due::default() }
+        );
+    }
+}
