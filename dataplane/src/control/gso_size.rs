@@ -22,21 +22,22 @@ const TCP4_HEADERS: u32 = 52;
 /// when the headers are longer, as in IPv6.
 const TCP_PLANNING_MARGIN: u32 = 340;
 
-/// How many wire packets one UDP send carries when inner packets are `mtu` bytes.
+/// How many wire packets one UDP send carries when inner packets are `mtu` bytes, to which the
+/// encapsulation adds `overhead`.
 #[must_use]
-pub fn segments_per_send(mtu: u32) -> u32 {
-    (UDP_PAYLOAD_MAX / mtu.max(1)).clamp(1, SEGMENTS_MAX)
+pub fn segments_per_send(mtu: u32, overhead: u32) -> u32 {
+    (UDP_PAYLOAD_MAX / (mtu + overhead).max(1)).clamp(1, SEGMENTS_MAX)
 }
 
 /// The `gso_max_size` to set.
 #[must_use]
-pub fn gso_max_size(asked: GsoSize, mtu: u32, host_forwards: bool) -> u32 {
+pub fn gso_max_size(asked: GsoSize, mtu: u32, overhead: u32, host_forwards: bool) -> u32 {
     match asked {
         GsoSize::Bytes(bytes) => bytes,
         GsoSize::Auto if host_forwards => FULL,
         GsoSize::Auto => {
             let payload = mtu.saturating_sub(TCP4_HEADERS);
-            let size = segments_per_send(mtu) * payload + TCP_PLANNING_MARGIN;
+            let size = segments_per_send(mtu, overhead) * payload + TCP_PLANNING_MARGIN;
             size.clamp(GsoSize::MIN, FULL)
         }
     }
@@ -54,41 +55,42 @@ mod tests {
     #[test]
     fn a_tcp_super_packet_fills_one_send_and_no_more() {
         for mtu in 1280..=9_000 {
-            let size = gso_max_size(GsoSize::Auto, mtu, false);
+            let size = gso_max_size(GsoSize::Auto, mtu, 0, false);
             for max_tcp_header in [192, 256, 320] {
                 for headers in [40, 52, 60, 72] {
                     let segments = tcp_segments(size, mtu, headers, max_tcp_header);
-                    assert!(segments <= segments_per_send(mtu), "mtu {mtu}, headers {headers}");
+                    assert!(segments <= segments_per_send(mtu, 0), "mtu {mtu}, headers {headers}");
                 }
                 let common = tcp_segments(size, mtu, TCP4_HEADERS, max_tcp_header);
-                assert_eq!(common, segments_per_send(mtu), "mtu {mtu}: no room is wasted");
+                assert_eq!(common, segments_per_send(mtu, 0), "mtu {mtu}: no room is wasted");
             }
         }
     }
 
     #[test]
     fn the_usual_mtu() {
-        assert_eq!(segments_per_send(1472), 44);
-        assert_eq!(gso_max_size(GsoSize::Auto, 1472, false), 44 * 1420 + 340);
+        assert_eq!(segments_per_send(1472, 0), 44);
+        assert_eq!(segments_per_send(1420, 32), 45);
+        assert_eq!(gso_max_size(GsoSize::Auto, 1472, 0, false), 44 * 1420 + 340);
     }
 
     #[test]
     fn small_and_huge_mtus_stay_in_bounds() {
         for mtu in [0, 1, 576, 65_507] {
-            let size = gso_max_size(GsoSize::Auto, mtu, false);
+            let size = gso_max_size(GsoSize::Auto, mtu, 0, false);
             assert!((GsoSize::MIN..=FULL).contains(&size), "mtu {mtu}: {size}");
         }
-        assert_eq!(segments_per_send(576), 64);
-        assert_eq!(segments_per_send(65_507), 1);
+        assert_eq!(segments_per_send(576, 0), 64);
+        assert_eq!(segments_per_send(65_507, 0), 1);
     }
 
     #[test]
     fn a_forwarding_host_keeps_the_full_size() {
-        assert_eq!(gso_max_size(GsoSize::Auto, 1472, true), FULL);
+        assert_eq!(gso_max_size(GsoSize::Auto, 1472, 0, true), FULL);
     }
 
     #[test]
     fn an_explicit_size_wins() {
-        assert_eq!(gso_max_size(GsoSize::Bytes(30_000), 1472, true), 30_000);
+        assert_eq!(gso_max_size(GsoSize::Bytes(30_000), 1472, 0, true), 30_000);
     }
 }

@@ -220,8 +220,9 @@ fn check_node() -> Result<(), HostError> {
 }
 
 fn path_mtu(netlink: &mut Netlink, plan: &Plan) -> Option<u32> {
-    netlink.path_mtu(plan.peer.ip()).unwrap_or_else(|error| {
-        warn!(peer = %plan.peer, %error, "cannot ask for the path's MTU; 1500 bytes are assumed");
+    let peer = plan.peer?;
+    netlink.path_mtu(peer.ip()).unwrap_or_else(|error| {
+        warn!(%peer, %error, "cannot ask for the path's MTU; 1500 bytes are assumed");
         None
     })
 }
@@ -288,13 +289,17 @@ fn configure(netlink: &mut Netlink, index: u32, plan: &Plan, mtu: u32) -> Result
     netlink
         .change_link(index, &[LinkChange::TxQueueLen(queue_len)])
         .map_err(|error| step(format!("set txqueuelen of {name} to {queue_len} packets"), error))?;
-    let size = gso_size::gso_max_size(plan.tuning.gso_size, mtu, host_forwards());
+    let size =
+        gso_size::gso_max_size(plan.tuning.gso_size, mtu, plan.encap.overhead(), host_forwards());
     if let Err(error) = set_gso_max_size(netlink, index, size) {
         warn!(%name, size, %error, "gso_max_size not set: more than one send a tun read, slower");
     }
     quieten_ipv6(netlink, index, name);
     for network in &plan.addresses {
         netlink.add_address(index, *network).map_err(|error| address_error(*network, error))?;
+    }
+    if !plan.up {
+        return Ok(());
     }
     netlink
         .change_link(index, &[LinkChange::Up])

@@ -16,6 +16,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tracing::{info, warn};
 
 use super::netlink::{Link, Netlink};
+use super::plan::Encap;
 use super::values::GsoSize;
 use super::{gso_size, host};
 use crate::sys::host as sys;
@@ -50,21 +51,34 @@ pub struct LinkWatch {
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
     deleted: Receiver<DeviceDeleted>,
+    changed: Receiver<()>,
 }
 
 impl LinkWatch {
     /// Starts watching the device behind `queue`.
-    pub fn start(device: SharedDevice, queue: OwnedFd, gso_size: GsoSize) -> io::Result<Self> {
+    pub fn start(
+        device: SharedDevice,
+        queue: OwnedFd,
+        gso_size: GsoSize,
+        encap: Encap,
+    ) -> io::Result<Self> {
         let notifications = open_notifications()?;
         let netlink = Netlink::open()?;
         let (stopped, stop) = io::pipe()?;
         let (tell, deleted) = bounded(1);
+        let (tell_change, changed) = bounded(1);
         let index = lock(&device).link.index;
-        let watch = Watch { device, queue, gso_size, index, netlink, tell };
+        let watch = Watch { device, queue, gso_size, encap, index, netlink, tell, tell_change };
         let thread = thread::Builder::new()
             .name("link-watch".to_owned())
             .spawn(move || watch.run(&notifications, &stopped))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), deleted })
+        Ok(Self { stop: Some(stop), thread: Some(thread), deleted, changed })
+    }
+
+    /// Where it is announced that the shared state has changed.
+    #[must_use]
+    pub fn changed(&self) -> Receiver<()> {
+        self.changed.clone()
     }
 
     /// Where the deletion is announced.
@@ -104,9 +118,11 @@ struct Watch {
     device: SharedDevice,
     queue: OwnedFd,
     gso_size: GsoSize,
+    encap: Encap,
     index: u32,
     netlink: Netlink,
     tell: Sender<DeviceDeleted>,
+    tell_change: Sender<()>,
 }
 
 /// What a notification means to us.
@@ -170,7 +186,12 @@ impl Watch {
         if before.link.up && !link.up {
             warn!(name = link.name, "the device was brought down: no traffic until it is up again");
         }
-        let wanted = gso_size::gso_max_size(self.gso_size, link.mtu, host::host_forwards());
+        let wanted = gso_size::gso_max_size(
+            self.gso_size,
+            link.mtu,
+            self.encap.overhead(),
+            host::host_forwards(),
+        );
         // Zero: this kernel would not take one at set-up either.
         if link.gso_max_size != wanted && link.gso_max_size != 0 {
             match host::set_gso_max_size(&mut self.netlink, self.index, wanted) {
@@ -182,6 +203,8 @@ impl Watch {
             }
         }
         *lock(&self.device) = DeviceState { link, moved_away: false };
+        // One that has not been taken yet says the same.
+        let _ = self.tell_change.try_send(());
     }
 
     fn note_absence(&self) {
@@ -196,6 +219,7 @@ impl Watch {
                 "the device was moved to another network namespace; its MTU is no longer followed"
             );
             device.moved_away = true;
+            let _ = self.tell_change.try_send(());
         }
     }
 }

@@ -12,6 +12,8 @@ use super::values::{GsoSize, InterfaceName, Listen, Network, Peer, WORKERS_MAX, 
 pub const MTU_MIN: u32 = 576;
 /// Largest: with outer IPv4 and UDP headers it fills the largest IP packet.
 pub const MTU_MAX: u32 = 65_535 - 28;
+/// WireGuard's usual MTU: fits 1,500 bytes with outer IPv6.
+pub const MTU_WIREGUARD: u32 = 1_420;
 /// What IPv6 asks of a link.
 pub const MTU_IPV6_MIN: u32 = 1_280;
 /// The path's MTU when the host cannot tell.
@@ -24,6 +26,8 @@ const WORKERS_AUTO_MAX: usize = 8;
 pub enum Encap {
     /// The inner IP packet is the UDP payload: readable, forgeable.
     Plain,
+    /// The WireGuard protocol.
+    WireGuard,
 }
 
 impl Encap {
@@ -32,6 +36,16 @@ impl Encap {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::WireGuard => "wireguard",
+        }
+    }
+
+    /// Bytes that it adds to an inner packet of full size.
+    #[must_use]
+    pub const fn overhead(self) -> u32 {
+        match self {
+            Self::Plain => 0,
+            Self::WireGuard => 32,
         }
     }
 }
@@ -124,8 +138,8 @@ pub struct Plan {
     pub addresses: Vec<Network>,
     /// At most one address a family.
     pub listen: Vec<ListenAt>,
-    /// Where to send; its family is listened on.
-    pub peer: SocketAddr,
+    /// Where to send in the clear; its family is listened on. WireGuard's peers come later.
+    pub peer: Option<SocketAddr>,
     /// What travels over the network.
     pub encap: Encap,
     /// The device's MTU, if it was given.
@@ -134,6 +148,8 @@ pub struct Plan {
     pub cpus: Vec<Option<usize>>,
     /// The I/O backend.
     pub io: IoChoice,
+    /// The device is brought up at once.
+    pub up: bool,
     /// The rest.
     pub tuning: Tuning,
 }
@@ -247,12 +263,34 @@ impl Plan {
             name: options.name,
             addresses: options.addresses,
             listen,
-            peer,
+            peer: Some(peer),
             encap,
             mtu: options.mtu,
             cpus: choose_cores(&options.workers, usable_cores)?,
             io: options.io,
+            up: true,
             tuning: options.tuning,
+        })
+    }
+
+    /// A WireGuard device that others configure: down, without addresses, listening nowhere yet.
+    pub fn wireguard(
+        name: InterfaceName,
+        workers: &Workers,
+        io: IoChoice,
+        usable_cores: &[usize],
+    ) -> Result<Self, PlanError> {
+        Ok(Self {
+            name,
+            addresses: Vec::new(),
+            listen: Vec::new(),
+            peer: None,
+            encap: Encap::WireGuard,
+            mtu: Some(MTU_WIREGUARD),
+            cpus: choose_cores(workers, usable_cores)?,
+            io,
+            up: false,
+            tuning: Tuning::default(),
         })
     }
 
@@ -261,10 +299,13 @@ impl Plan {
         if let Some(mtu) = self.mtu {
             return Ok(mtu);
         }
-        let ip_header = if self.peer.is_ipv4() { 20 } else { 40 };
+        // Without a peer to ask for, the larger header is assumed, as wg-quick does.
+        let ip_header = if self.peer.is_some_and(|peer| peer.is_ipv4()) { 20 } else { 40 };
         let udp_header = 8;
         let path_mtu = path_mtu.unwrap_or(PATH_MTU_DEFAULT);
-        let mtu = path_mtu.saturating_sub(ip_header + udp_header).clamp(MTU_MIN, MTU_MAX);
+        let mtu = path_mtu
+            .saturating_sub(ip_header + udp_header + self.encap.overhead())
+            .clamp(MTU_MIN, MTU_MAX);
         check_mtu(mtu, &self.addresses)?;
         Ok(mtu)
     }

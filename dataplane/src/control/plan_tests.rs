@@ -26,7 +26,7 @@ fn plan(change: impl FnOnce(&mut Options)) -> Result<Plan, PlanError> {
 fn the_usual_options_make_a_plan() {
     let plan = plan(|_| {}).unwrap();
     assert_eq!(plan.cpus, [Some(0), Some(1), Some(5)]);
-    assert_eq!(plan.peer, "192.0.2.2:51820".parse().unwrap());
+    assert_eq!(plan.peer, Some("192.0.2.2:51820".parse().unwrap()));
     assert_eq!(plan.listen.len(), 1);
 }
 

@@ -22,7 +22,7 @@ use super::plan::{Encap, Plan};
 use super::snapshot::{Fixed, Snapshot};
 use super::socket::{ControlSocket, SocketError};
 use super::sockets::{Bound, SocketsError};
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{Engine, EngineConfig, EngineError, Traffic};
 use crate::ring::probe::UringError;
 
 /// How a run ended without an error.
@@ -116,18 +116,20 @@ fn start(
         cpus: plan.cpus.clone(),
     };
     let sockets = bound.watchers();
+    let peer = plan.peer.ok_or_else(no_peer)?;
+    let traffic = Traffic::Plain { peer };
     let engine = Engine::start(EngineConfig {
         queues: std::mem::take(&mut queues),
         tun_offloads: device.offloads(),
         sockets: bound.workers,
         cpus: plan.cpus.clone(),
-        peer: plan.peer,
+        traffic,
         backend: chosen.backend,
         udp_gso: plan.tuning.udp_gso,
         tun_gro: plan.tuning.tun_gro,
     })?;
     let view = engine.view();
-    let watch = match LinkWatch::start(shared.clone(), watched, plan.tuning.gso_size) {
+    let watch = match LinkWatch::start(shared.clone(), watched, plan.tuning.gso_size, plan.encap) {
         Ok(watch) => watch,
         Err(error) => {
             engine.stop();
@@ -191,6 +193,10 @@ impl Running {
     }
 }
 
+fn no_peer() -> RunError {
+    RunError::Setup { what: "start", error: io::Error::other("plain needs a peer") }
+}
+
 fn workers_ended() -> RunError {
     RunError::Setup { what: "go on", error: io::Error::other("every worker has ended") }
 }
@@ -211,7 +217,7 @@ fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
         "{} is up: {} to {}, {} worker{}{}, MTU {}, {} ({})",
         link.name,
         plan.encap.name(),
-        plan.peer,
+        plan.peer.map_or_else(String::new, |peer| peer.to_string()),
         plan.cpus.len(),
         if plan.cpus.len() == 1 { "" } else { "s" },
         place,
@@ -237,7 +243,6 @@ fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
     );
     if plan.encap == Encap::Plain {
         warn!(
-            peer = %plan.peer,
             "plain: packets are readable on the way, and whoever can forge the peer's address and \
              port can inject packets into this tunnel"
         );

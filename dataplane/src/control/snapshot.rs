@@ -27,8 +27,8 @@ pub struct Fixed {
     pub encap: &'static str,
     /// Bound addresses.
     pub listen: Vec<SocketAddr>,
-    /// The peer's endpoint.
-    pub peer: SocketAddr,
+    /// The peer's endpoint, in the clear.
+    pub peer: Option<SocketAddr>,
     /// `uring` or `mmsg`.
     pub backend: &'static str,
     /// `multishot`, `single-shot` or `read`.
@@ -79,7 +79,7 @@ impl Snapshot {
             gso_max_size: device.link.gso_max_size,
             tx_queue_len: device.link.tx_queue_len,
             listen: self.fixed.listen.iter().map(ToString::to_string).collect(),
-            peer: Some(self.fixed.peer.to_string()),
+            peer: self.fixed.peer.map(|peer| peer.to_string()),
             backend: Backend {
                 name: self.fixed.backend.to_owned(),
                 reason: self.fixed.backend_reason.clone(),

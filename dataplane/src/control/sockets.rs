@@ -9,7 +9,7 @@
 //! port, once in a network namespace.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
@@ -29,6 +29,8 @@ const TURN_POLL: Duration = Duration::from_millis(10);
 /// How long a port may stay taken that no process has: the kernel closes the files of a killed
 /// process's rings a moment after the process is gone.
 const RELEASE_WAIT: Duration = Duration::from_secs(1);
+/// Ports tried when the kernel may pick one.
+const PORT_TRIES: u32 = 20;
 
 /// Why the sockets could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -106,29 +108,91 @@ pub struct Bound {
     pub udp_gro: bool,
 }
 
+/// How sockets are bound.
+#[derive(Clone, Debug)]
+pub struct BindOptions {
+    /// How many workers want sockets.
+    pub workers: usize,
+    /// Where to receive.
+    pub listen: Vec<ListenAt>,
+    /// Buffer each way.
+    pub buffer_bytes: u32,
+    /// Receive coalesced.
+    pub udp_gro: bool,
+    /// Tell each datagram's traffic class and the address it was sent to.
+    pub packet_info: bool,
+    /// Mark of what is sent; 0 is none.
+    pub fwmark: u32,
+}
+
 impl Bound {
     /// Binds what `plan` listens on.
     pub fn bind(plan: &Plan) -> Result<Self, SocketsError> {
+        let bound = Self::bind_with(&BindOptions {
+            workers: plan.cpus.len(),
+            listen: plan.listen.clone(),
+            buffer_bytes: plan.tuning.socket_buffer_bytes,
+            udp_gro: plan.tuning.udp_gro,
+            packet_info: false,
+            fwmark: 0,
+        })?;
+        let reaches =
+            |peer: SocketAddr| bound.listen.iter().any(|at| at.is_ipv4() == peer.is_ipv4());
+        match plan.peer {
+            Some(peer) if !reaches(peer) => Err(SocketsError::PeerUnreachable { peer }),
+            _ => Ok(bound),
+        }
+    }
+
+    /// Binds one port of all addresses for WireGuard; 0 is one that the kernel picks.
+    pub fn bind_wireguard(plan: &Plan, port: u16, fwmark: u32) -> Result<Self, SocketsError> {
+        let listen_at = |port| {
+            vec![
+                ListenAt { address: (Ipv4Addr::UNSPECIFIED, port).into(), required: true },
+                ListenAt { address: (Ipv6Addr::UNSPECIFIED, port).into(), required: false },
+            ]
+        };
+        let mut options = BindOptions {
+            workers: plan.cpus.len(),
+            listen: listen_at(port),
+            buffer_bytes: plan.tuning.socket_buffer_bytes,
+            udp_gro: plan.tuning.udp_gro,
+            packet_info: true,
+            fwmark,
+        };
+        if port != 0 {
+            return Self::bind_with(&options);
+        }
+        let mut tries = 0;
+        loop {
+            options.listen = listen_at(free_port()?);
+            tries += 1;
+            match Self::bind_with(&options) {
+                // Somebody was faster, or has it for the other family.
+                Err(SocketsError::InUse { .. }) if tries < PORT_TRIES => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn bind_with(options: &BindOptions) -> Result<Self, SocketsError> {
         let mut workers: Vec<WorkerSockets> =
-            plan.cpus.iter().map(|_| WorkerSockets { v4: None, v6: None }).collect();
-        let wanted_bytes = u64::from(plan.tuning.socket_buffer_bytes);
+            (0..options.workers).map(|_| WorkerSockets { v4: None, v6: None }).collect();
+        let wanted_bytes = u64::from(options.buffer_bytes);
         let mut bound = Self {
             workers: Vec::new(),
             listen: Vec::new(),
             buffers: status::SocketBuffers { wanted_bytes, ..Default::default() },
-            udp_gro: plan.tuning.udp_gro,
+            udp_gro: options.udp_gro,
         };
-        for at in &plan.listen {
+        for at in &options.listen {
             let Some(sockets) = bind_group(at, workers.len())? else { continue };
             for (worker, socket) in workers.iter_mut().zip(sockets) {
-                bound.prepare(&socket, at.address, plan.tuning.socket_buffer_bytes)?;
+                bound.prepare(&socket, at.address, options)?;
                 let slot = if at.address.is_ipv4() { &mut worker.v4 } else { &mut worker.v6 };
                 *slot = Some(socket.into());
             }
             bound.listen.push(at.address);
-        }
-        if !bound.listen.iter().any(|address| address.is_ipv4() == plan.peer.is_ipv4()) {
-            return Err(SocketsError::PeerUnreachable { peer: plan.peer });
         }
         bound.workers = workers;
         Ok(bound)
@@ -145,15 +209,23 @@ impl Bound {
         &mut self,
         socket: &Socket,
         address: SocketAddr,
-        buffer_bytes: u32,
+        options: &BindOptions,
     ) -> Result<(), SocketsError> {
         let fd = socket.as_fd();
-        let (receive, send) = grow_buffers(socket, buffer_bytes);
+        let (receive, send) = grow_buffers(socket, options.buffer_bytes);
         let smaller = |old: u64, new: u64| if old == 0 { new } else { old.min(new) };
         self.buffers.receive_bytes = smaller(self.buffers.receive_bytes, receive);
         self.buffers.send_bytes = smaller(self.buffers.send_bytes, send);
         allow_fragments(fd, address)
             .map_err(|error| failed("allow fragments (IP_MTU_DISCOVER)", address, error))?;
+        if options.packet_info {
+            ask_for_packet_info(fd, address)
+                .map_err(|error| failed("ask for packet information", address, error))?;
+        }
+        if options.fwmark != 0 {
+            set_fwmark(fd, options.fwmark)
+                .map_err(|error| failed("set the firewall mark (SO_MARK)", address, error))?;
+        }
         if self.udp_gro
             && let Err(error) = sys::set_socket_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
         {
@@ -162,6 +234,28 @@ impl Bound {
         }
         Ok(())
     }
+}
+
+/// A port that is free for IPv4 at this moment.
+fn free_port() -> Result<u16, SocketsError> {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let bound = UdpSocket::bind(any).and_then(|socket| socket.local_addr());
+    bound.map(|address| address.port()).map_err(|error| failed("find a port", any, error))
+}
+
+/// Marks what a socket sends; needs CAP_NET_ADMIN.
+pub fn set_fwmark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+    sys::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())
+}
+
+/// The traffic class, for ECN, and the address a datagram was sent to, to answer from.
+fn ask_for_packet_info(fd: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    let options = if address.is_ipv4() {
+        [(libc::IPPROTO_IP, libc::IP_RECVTOS), (libc::IPPROTO_IP, libc::IP_PKTINFO)]
+    } else {
+        [(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS), (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)]
+    };
+    options.into_iter().try_for_each(|(level, option)| sys::set_socket_option(fd, level, option, 1))
 }
 
 /// One socket a worker on one address; none when the address may be skipped and its family is

@@ -21,10 +21,13 @@ pub use crate::io::outbox::Notice;
 use crate::io::{Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
+use crate::table::Shared;
 use crate::worker::inbound::Inbound;
 use crate::worker::outbound::Outbound;
 use crate::worker::path::Path;
 use crate::worker::steering::Steering;
+pub use crate::worker::wireguard::ToControl;
+use crate::worker::wireguard::WireGuard;
 pub use backend::BackendChoice;
 
 /// News waiting for control at most; more are lost, and counted nowhere: they only inform.
@@ -48,8 +51,24 @@ pub struct WorkerSockets {
     pub v6: Option<UdpSocket>,
 }
 
+/// What travels over the network, and between whom.
+#[derive(Clone)]
+pub enum Traffic {
+    /// IP in UDP to and from one peer.
+    Plain {
+        /// The peer's endpoint.
+        peer: SocketAddr,
+    },
+    /// WireGuard.
+    WireGuard {
+        /// Peers and sessions.
+        shared: Arc<Shared>,
+        /// Where workers take what they cannot do.
+        control: ToControl,
+    },
+}
+
 /// Everything a set of workers needs, decided before; the vectors have one entry a worker.
-#[derive(Debug)]
 pub struct EngineConfig {
     /// Tun queues: non-blocking, with a virtio header of 10 bytes.
     pub queues: Vec<OwnedFd>,
@@ -59,8 +78,8 @@ pub struct EngineConfig {
     pub sockets: Vec<WorkerSockets>,
     /// The cores to pin to.
     pub cpus: Vec<Option<usize>>,
-    /// The peer's endpoint.
-    pub peer: SocketAddr,
+    /// What travels over the network.
+    pub traffic: Traffic,
     /// What moves the packets.
     pub backend: BackendChoice,
     /// Send by `UDP_SEGMENT`.
@@ -134,13 +153,42 @@ pub struct Engine {
 /// What all workers of one engine have in common.
 struct Common {
     queues: Vec<Arc<OwnedFd>>,
-    peer: SocketAddr,
+    traffic: Traffic,
     backend: BackendChoice,
     udp_gso: bool,
     merge: MergeConfig,
     steering: Steering,
     notices: Sender<Notice>,
     failures: Sender<EngineError>,
+}
+
+impl Common {
+    /// The packet path of the worker of `queue`.
+    fn path(&self, queue: u16, counters: &Arc<Counters>) -> Path {
+        let (steering, counters) = (self.steering.clone(), Arc::clone(counters));
+        match &self.traffic {
+            Traffic::Plain { peer } => Path::Plain {
+                outbound: Outbound::new(*peer, queue, steering.clone(), Arc::clone(&counters)),
+                inbound: Inbound::new(*peer, steering, self.merge, counters),
+            },
+            Traffic::WireGuard { shared, control } => {
+                let (shared, control) = (Arc::clone(shared), control.clone());
+                let both = WireGuard::new(shared, control, queue, steering, self.merge, counters);
+                Path::WireGuard(Box::new(both))
+            }
+        }
+    }
+}
+
+/// Wakes all workers of an engine.
+#[derive(Clone, Debug)]
+pub struct Waker(Vec<Arc<OwnedFd>>);
+
+impl Waker {
+    /// Has every worker take a turn.
+    pub fn wake(&self) {
+        self.0.iter().for_each(|wake| sys::event::signal(wake));
+    }
 }
 
 impl Engine {
@@ -156,7 +204,7 @@ impl Engine {
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
         let common = Common {
             queues: config.queues.into_iter().map(Arc::new).collect(),
-            peer: config.peer,
+            traffic: config.traffic,
             backend: config.backend,
             udp_gso: config.udp_gso,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
@@ -192,12 +240,9 @@ impl Engine {
             sockets: sockets.map(|socket| Arc::new(socket.into())).collect(),
             wake: Arc::clone(&wake),
         };
-        let (peer, steering) = (common.peer, &common.steering);
-        let outbound = Outbound::new(peer, queue, steering.clone(), Arc::clone(&counters));
-        let inbound = Inbound::new(peer, steering.clone(), common.merge, Arc::clone(&counters));
         let start = backend::Start {
             files,
-            path: Path::Plain { outbound, inbound },
+            path: common.path(queue, &counters),
             counters,
             notices: common.notices.clone(),
             stop: Arc::clone(&self.stop),
@@ -234,6 +279,12 @@ impl Engine {
     #[must_use]
     pub fn view(&self) -> EngineView {
         self.view.clone()
+    }
+
+    /// What wakes its workers.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker(self.workers.iter().map(|worker| Arc::clone(&worker.wake)).collect())
     }
 
     /// Where workers tell what the user should know.

@@ -1,6 +1,7 @@
 //! One function per system call the rest of ringtun needs: the unsafe edge towards the kernel.
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod epoll;
 pub mod event;
 pub mod host;
