@@ -22,7 +22,7 @@ const WIDTH_MAX: usize = 100;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("packet", &[]),
     ("wire", &["packet"]),
-    ("sys", &[]),
+    ("sys", &["packet"]),
     ("ring", &["packet"]),
     ("io", &["packet", "ring", "sys"]),
     ("table", &["wire", "packet"]),

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod backend;
+pub mod device;
 pub mod gso_size;
 pub mod host;
 pub mod link_watch;
@@ -30,4 +31,5 @@ pub mod snapshot;
 pub mod socket;
 pub mod sockets;
 pub mod status;
+pub mod uapi;
 pub mod values;

@@ -203,7 +203,7 @@ fn make_run_dir(dir: &Path) -> Result<(), SocketError> {
 
 /// Binds so that the socket is never, not even for a moment, open to others: under another name in
 /// a folder of ours (0700), then made private, then moved into place.
-fn bind_private(path: &Path) -> Result<UnixListener, SocketError> {
+pub(super) fn bind_private(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |what| move |error| SocketError::Create { what, path: path.to_owned(), error };
     remove_if_stale(path)?;
     let nursery = path.with_extension(format!("new-{}", std::process::id()));

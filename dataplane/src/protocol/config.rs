@@ -41,6 +41,23 @@ pub struct PeerUpdate {
     pub allowed_ips: Vec<AllowedIpUpdate>,
 }
 
+impl PeerUpdate {
+    /// No changes to this peer but to add it.
+    #[must_use]
+    pub fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            remove: false,
+            update_only: false,
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive_s: None,
+            replace_allowed_ips: false,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
 /// One allowed IP added, or taken from this peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllowedIpUpdate {

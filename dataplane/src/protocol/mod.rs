@@ -15,6 +15,7 @@ pub mod timers;
 mod update;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -118,6 +119,15 @@ impl Protocol {
         let loaded = now_ms < self.loaded_until_ms;
         if self.shared.under_load.load(Ordering::Relaxed) != loaded {
             self.shared.under_load.store(loaded, Ordering::Relaxed);
+        }
+    }
+
+    /// Our address towards `to` is no longer ours: whoever is there is sent to from any.
+    pub fn source_lost(&mut self, to: SocketAddr) {
+        for state in self.peers.iter() {
+            if state.peer.endpoint.load().as_ref().is_some_and(|endpoint| endpoint.to == to) {
+                forget_source(state);
+            }
         }
     }
 

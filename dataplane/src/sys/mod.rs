@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod datagram;
 pub mod epoll;
 pub mod event;
 pub mod host;

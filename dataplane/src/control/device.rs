@@ -1,0 +1,480 @@
+//! A running WireGuard device: the thread that drives the protocol, its sockets and its workers.
+//!
+//! ```text
+//! uapi, config file ── requests ─►┐                    ┌─► Engine: workers, started when the link
+//! workers ── events, handshakes ─►│ device thread ─────┤    is up and a port is bound
+//! link watch ── up, down, MTU ───►┘  (Protocol)        └─► UDP: handshake messages, keepalives
+//! ```
+//! In: a [`Plan`] with an open device. Out: [`DeviceHandle`] for whoever configures it.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, Select, Sender, bounded, never};
+use tracing::{debug, info, warn};
+
+use super::backend::ChosenBackend;
+use super::link_watch::{SharedDevice, lock};
+use super::notices::OffloadState;
+use super::plan::Plan;
+use super::sockets::{self, Bound, SocketsError};
+use super::status::SocketBuffers;
+use super::uapi::{Device, DeviceStatus};
+use crate::engine::{
+    Engine, EngineConfig, EngineError, EngineView, Notice, ToControl, Traffic, TunOffloads, Waker,
+};
+use crate::packet::endpoint::Endpoint;
+use crate::protocol::config::DeviceUpdate;
+use crate::protocol::{Output, Protocol};
+use crate::sys;
+use crate::table::clock::Clock;
+use crate::table::event::Event;
+use crate::table::sessions::SessionTable;
+use crate::table::{Shared, Table};
+
+/// News of peers waiting at most; workers ask again later.
+const EVENTS_MAX: usize = 4096;
+/// Handshake messages waiting at most, of each kind.
+const HANDSHAKES_MAX: usize = 512;
+/// Messages handled before the timers and requests are looked at again.
+const BURST: usize = 64;
+const REQUESTS_MAX: usize = 16;
+/// How long a request may take, with ten thousands of peers.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// Sessions, confirmed or not, and handshakes under way.
+const SESSIONS_MAX: usize = 1 << 17;
+
+/// What runs while the link is up.
+pub struct Running {
+    /// The workers' figures.
+    pub view: EngineView,
+    /// More descriptors of their sockets.
+    pub sockets: Vec<UdpSocket>,
+    /// Bound addresses.
+    pub listen: Vec<std::net::SocketAddr>,
+    /// Granted buffers.
+    pub buffers: SocketBuffers,
+    /// `UDP_GRO` is on.
+    pub udp_gro: bool,
+}
+
+/// What runs now, for whoever reports it; none while the link is down.
+pub type SharedRunning = Arc<Mutex<Option<Running>>>;
+
+/// Locks it, whatever happened to others who did.
+pub fn lock_running(running: &SharedRunning) -> MutexGuard<'_, Option<Running>> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Request {
+    Get(Sender<DeviceStatus>),
+    Set(Box<DeviceUpdate>, Sender<Result<(), i32>>),
+}
+
+/// The way to a running device.
+#[derive(Clone)]
+pub struct DeviceHandle {
+    requests: Sender<Request>,
+}
+
+impl Device for DeviceHandle {
+    fn get(&self) -> Result<DeviceStatus, i32> {
+        let (answer, answered) = bounded(1);
+        self.requests.send_timeout(Request::Get(answer), ANSWER_WAIT).map_err(|_| libc::EIO)?;
+        answered.recv_timeout(ANSWER_WAIT).map_err(|_| libc::EIO)
+    }
+
+    fn set(&self, update: DeviceUpdate) -> Result<(), i32> {
+        let (answer, answered) = bounded(1);
+        let request = Request::Set(Box::new(update), answer);
+        self.requests.send_timeout(request, ANSWER_WAIT).map_err(|_| libc::EIO)?;
+        answered.recv_timeout(ANSWER_WAIT).map_err(|_| libc::EIO)?
+    }
+}
+
+/// What a device starts from.
+pub struct DeviceConfig {
+    /// How its workers are to run.
+    pub plan: Plan,
+    /// What moves the packets.
+    pub backend: ChosenBackend,
+    /// Tun queues.
+    pub queues: Vec<OwnedFd>,
+    /// What the tun hands over.
+    pub tun_offloads: TunOffloads,
+    /// The link as it is, and where changes are told.
+    pub device: SharedDevice,
+    /// See [`super::link_watch::LinkWatch::changed`].
+    pub link_changed: Receiver<()>,
+    /// What was refused.
+    pub offloads: OffloadState,
+}
+
+/// A device's thread; dropping it stops the workers and forgets all keys.
+pub struct DeviceThread {
+    handle: Option<DeviceHandle>,
+    running: SharedRunning,
+    failures: Receiver<EngineError>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DeviceThread {
+    /// Starts it.
+    pub fn start(config: DeviceConfig) -> std::io::Result<Self> {
+        let (requests, asked) = bounded(REQUESTS_MAX);
+        let (stop, stopped) = bounded(0);
+        let (failed, failures) = bounded(1);
+        let running = SharedRunning::default();
+        let device = RunningDevice::new(config, asked, stopped, failed, Arc::clone(&running));
+        let thread =
+            thread::Builder::new().name("device".to_owned()).spawn(move || device.run())?;
+        let handle = Some(DeviceHandle { requests });
+        Ok(Self { handle, running, failures, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Who may configure it.
+    #[must_use]
+    pub fn handle(&self) -> DeviceHandle {
+        // Only taken in drop.
+        self.handle.clone().unwrap_or_else(|| DeviceHandle { requests: bounded(0).0 })
+    }
+
+    /// What runs now.
+    #[must_use]
+    pub fn running(&self) -> SharedRunning {
+        Arc::clone(&self.running)
+    }
+
+    /// Where it is told that a worker cannot go on.
+    #[must_use]
+    pub fn failed(&self) -> Receiver<EngineError> {
+        self.failures.clone()
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        drop((self.stop.take(), self.handle.take()));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the protocol's datagrams go.
+#[derive(Default)]
+struct Wires {
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    waker: Option<Waker>,
+}
+
+impl Output for Wires {
+    fn send(&mut self, to: Endpoint, datagram: &[u8]) {
+        let socket = if to.to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let Some(socket) = socket else {
+            return debug!(to = %to.to, "no socket of this family: handshake message not sent");
+        };
+        if let Err(error) = sys::datagram::send_from(socket.as_fd(), to, datagram) {
+            debug!(to = %to.to, %error, "handshake message or keepalive not sent");
+        }
+    }
+
+    fn wake_workers(&mut self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+}
+
+struct RunningDevice {
+    config: DeviceConfig,
+    requests: Receiver<Request>,
+    stopped: Receiver<()>,
+    failed: Sender<EngineError>,
+    running: SharedRunning,
+    protocol: Protocol,
+    wires: Wires,
+    control: ToControl,
+    events: Receiver<Event>,
+    handshakes: Receiver<Event>,
+    proven: Receiver<Event>,
+    engine: Option<Engine>,
+    listen_port: u16,
+    fwmark: u32,
+    /// The port could not be bound when the link came up; said once.
+    unbound: bool,
+}
+
+impl RunningDevice {
+    fn new(
+        config: DeviceConfig,
+        requests: Receiver<Request>,
+        stopped: Receiver<()>,
+        failed: Sender<EngineError>,
+        running: SharedRunning,
+    ) -> Self {
+        let (events_in, events) = bounded(EVENTS_MAX);
+        let (handshakes_in, handshakes) = bounded(HANDSHAKES_MAX);
+        let (proven_in, proven) = bounded(HANDSHAKES_MAX);
+        let shared = Arc::new(Shared {
+            table: Arc::new(Table::default()).into(),
+            sessions: SessionTable::new(SESSIONS_MAX),
+            checker: Option::default().into(),
+            under_load: false.into(),
+            generation: 0.into(),
+            mtu: lock(&config.device).link.mtu.into(),
+            clock: Clock::new(sys::clock::boottime_ms),
+        });
+        Self {
+            protocol: Protocol::new(shared, since_epoch),
+            config,
+            requests,
+            stopped,
+            failed,
+            running,
+            wires: Wires::default(),
+            control: ToControl { events: events_in, handshakes: handshakes_in, proven: proven_in },
+            events,
+            handshakes,
+            proven,
+            engine: None,
+            listen_port: 0,
+            fwmark: 0,
+            unbound: false,
+        }
+    }
+
+    fn run(mut self) {
+        self.link_changed();
+        while !self.is_stopped() {
+            let next_ms = self.protocol.poll(&mut self.wires);
+            self.wait(next_ms);
+            self.take_messages();
+            if self.config.link_changed.try_recv().is_ok() {
+                self.link_changed();
+            }
+            while let Ok(request) = self.requests.try_recv() {
+                self.answer(request);
+            }
+            self.watch_engine();
+        }
+        self.protocol.set_up(false, &mut self.wires);
+        self.stop_engine();
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.stopped.try_recv(), Err(crossbeam::channel::TryRecvError::Disconnected))
+    }
+
+    /// Sleeps until somebody wants something or the time has come.
+    fn wait(&self, next_ms: Option<u64>) {
+        let notices = self.engine.as_ref().map_or_else(never, Engine::notices);
+        let failures = self.engine.as_ref().map_or_else(never, Engine::failed);
+        let mut select = Select::new();
+        select.recv(&self.stopped);
+        select.recv(&self.proven);
+        select.recv(&self.handshakes);
+        select.recv(&self.events);
+        select.recv(&self.requests);
+        select.recv(&self.config.link_changed);
+        select.recv(&notices);
+        select.recv(&failures);
+        match next_ms {
+            None => {
+                select.ready();
+            }
+            Some(next_ms) => {
+                let wait_ms = next_ms.saturating_sub(sys::clock::boottime_ms());
+                let _ = select.ready_timeout(Duration::from_millis(wait_ms));
+            }
+        }
+    }
+
+    /// A bounded number of messages, those of proven senders first.
+    fn take_messages(&mut self) {
+        self.protocol.note_queue(self.handshakes.len(), HANDSHAKES_MAX);
+        for queue in [self.proven.clone(), self.events.clone(), self.handshakes.clone()] {
+            for event in queue.try_iter().take(BURST) {
+                self.protocol.event(event, &mut self.wires);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Get(answer) => {
+                let bound = lock_running(&self.running);
+                let port = bound.as_ref().and_then(|running| running.listen.first());
+                let listen_port = port.map_or(self.listen_port, std::net::SocketAddr::port);
+                let status =
+                    DeviceStatus { view: self.protocol.view(), listen_port, fwmark: self.fwmark };
+                let _ = answer.send(status);
+            }
+            Request::Set(update, answer) => {
+                let _ = answer.send(self.set(*update));
+            }
+        }
+    }
+
+    fn set(&mut self, update: DeviceUpdate) -> Result<(), i32> {
+        if let Some(fwmark) = update.fwmark {
+            self.set_fwmark(fwmark)?;
+        }
+        if let Some(port) = update.listen_port {
+            self.set_port(port)?;
+        }
+        self.protocol.update(update, &mut self.wires).map_err(|error| {
+            warn!("{error}");
+            libc::ENOSPC
+        })
+    }
+
+    fn set_fwmark(&mut self, fwmark: u32) -> Result<(), i32> {
+        let running = lock_running(&self.running);
+        let sockets = running.iter().flat_map(|running| &running.sockets);
+        for socket in sockets {
+            sockets::set_fwmark(socket.as_fd(), fwmark)
+                .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        }
+        self.fwmark = fwmark;
+        Ok(())
+    }
+
+    fn set_port(&mut self, port: u16) -> Result<(), i32> {
+        let same = {
+            let running = lock_running(&self.running);
+            let bound = running.as_ref().and_then(|running| running.listen.first().copied());
+            bound.is_none_or(|bound| bound.port() == port)
+        };
+        let old = std::mem::replace(&mut self.listen_port, port);
+        if same || self.engine.is_none() {
+            return Ok(());
+        }
+        match Bound::bind_wireguard(&self.config.plan, port, self.fwmark) {
+            Ok(bound) => self.start_engine(bound).map_err(|_| libc::EIO),
+            Err(error) => {
+                self.listen_port = old;
+                Err(errno_of(&error))
+            }
+        }
+    }
+
+    /// The link went up or down, or has another MTU.
+    fn link_changed(&mut self) {
+        let (up, mtu) = {
+            let device = lock(&self.config.device);
+            // What happens to it elsewhere we do not hear of: it is taken to be up.
+            (device.link.up || device.moved_away, device.link.mtu)
+        };
+        let shared = self.protocol.shared();
+        shared.mtu.store(mtu, std::sync::atomic::Ordering::Relaxed);
+        if up && self.engine.is_none() {
+            match Bound::bind_wireguard(&self.config.plan, self.listen_port, self.fwmark) {
+                Ok(bound) => {
+                    self.unbound = false;
+                    let _ = self.start_engine(bound);
+                }
+                Err(error) if !self.unbound => {
+                    self.unbound = true;
+                    warn!("the link is up but {error}");
+                }
+                Err(_) => {}
+            }
+        } else if !up && self.engine.is_some() {
+            self.protocol.set_up(false, &mut self.wires);
+            self.stop_engine();
+        }
+    }
+
+    fn start_engine(&mut self, bound: Bound) -> Result<(), ()> {
+        self.stop_engine();
+        let config = &self.config;
+        let duplicate = |fd: &OwnedFd| fd.try_clone();
+        let queues = config.queues.iter().map(duplicate).collect::<Result<Vec<_>, _>>();
+        let copy = |socket: Option<&UdpSocket>| socket.and_then(|socket| socket.try_clone().ok());
+        let first = bound.workers.first();
+        let wires = Wires {
+            v4: copy(first.and_then(|worker| worker.v4.as_ref())),
+            v6: copy(first.and_then(|worker| worker.v6.as_ref())),
+            waker: None,
+        };
+        let sockets = bound.watchers();
+        let shared = Arc::clone(self.protocol.shared());
+        let started =
+            queues.map_err(|error| EngineError::Thread { worker: 0, error }).and_then(|queues| {
+                Engine::start(EngineConfig {
+                    queues,
+                    tun_offloads: config.tun_offloads,
+                    sockets: bound.workers,
+                    cpus: config.plan.cpus.clone(),
+                    traffic: Traffic::WireGuard { shared, control: self.control.clone() },
+                    backend: config.backend.backend,
+                    udp_gso: config.plan.tuning.udp_gso,
+                    tun_gro: config.plan.tuning.tun_gro,
+                })
+            });
+        let engine = match started {
+            Ok(engine) => engine,
+            Err(error) => {
+                let _ = self.failed.try_send(error);
+                return Err(());
+            }
+        };
+        let port = bound.listen.first().map_or(0, std::net::SocketAddr::port);
+        info!(port, "listening");
+        *lock_running(&self.running) = Some(Running {
+            view: engine.view(),
+            sockets,
+            listen: bound.listen,
+            buffers: bound.buffers,
+            udp_gro: bound.udp_gro,
+        });
+        self.wires = Wires { waker: Some(engine.waker()), ..wires };
+        self.engine = Some(engine);
+        self.protocol.set_up(true, &mut self.wires);
+        Ok(())
+    }
+
+    fn stop_engine(&mut self) {
+        *lock_running(&self.running) = None;
+        self.wires = Wires::default();
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+    }
+
+    /// Passes on what the workers say of themselves.
+    fn watch_engine(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        for notice in engine.notices().try_iter() {
+            if let Notice::SourceLost { to } = notice {
+                self.protocol.source_lost(to);
+            }
+            self.config.offloads.take(notice);
+        }
+        if let Ok(error) = engine.failed().try_recv() {
+            let _ = self.failed.try_send(error);
+            self.stop_engine();
+        }
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn errno_of(error: &SocketsError) -> i32 {
+    warn!("{error}");
+    match error {
+        SocketsError::InUse { .. } => libc::EADDRINUSE,
+        SocketsError::NotLocal { .. } => libc::EADDRNOTAVAIL,
+        SocketsError::Forbidden { .. } => libc::EACCES,
+        SocketsError::Step { error, .. } => error.raw_os_error().unwrap_or(libc::EIO),
+        _ => libc::EAFNOSUPPORT,
+    }
+}

@@ -1,0 +1,83 @@
+//! One datagram from an address of our choice.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use socket2::{MsgHdr, SockRef};
+
+use crate::packet::endpoint::Endpoint;
+
+/// `struct cmsghdr` on 64-bit Linux.
+const HEADER_LEN: usize = 16;
+const CONTROL_LEN: usize = HEADER_LEN + 24;
+
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+/// Sends `bytes` to `to`, from its source address if that is still ours, else from any.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` when the socket is full.
+pub fn send_from(socket: BorrowedFd<'_>, to: Endpoint, bytes: &[u8]) -> io::Result<usize> {
+    let address = to.to.into();
+    let buffers = [io::IoSlice::new(bytes)];
+    let message = MsgHdr::new().with_addr(&address).with_buffers(&buffers);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let socket = SockRef::from(&socket);
+    let mut control = Control([0; CONTROL_LEN]);
+    let len = encode(to, &mut control.0);
+    if len > 0
+        && let Ok(sent) = socket.sendmsg(&message.with_control(&control.0[..len]), flags)
+    {
+        return Ok(sent);
+    }
+    socket.sendmsg(&MsgHdr::new().with_addr(&address).with_buffers(&buffers), flags)
+}
+
+/// IP_PKTINFO (ip(7)) or IPV6_PKTINFO (RFC 3542 section 6.2); returns the length, 0 without source.
+fn encode(to: Endpoint, control: &mut [u8; CONTROL_LEN]) -> usize {
+    let Some(source) = to.source else { return 0 };
+    let interface = source.interface.to_ne_bytes();
+    let (level, kind, len) = match source.address {
+        IpAddr::V4(address) => {
+            control[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&interface);
+            control[HEADER_LEN + 4..HEADER_LEN + 8].copy_from_slice(&address.octets());
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, HEADER_LEN + 12)
+        }
+        IpAddr::V6(address) => {
+            control[HEADER_LEN..HEADER_LEN + 16].copy_from_slice(&address.octets());
+            control[HEADER_LEN + 16..HEADER_LEN + 20].copy_from_slice(&interface);
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, HEADER_LEN + 20)
+        }
+    };
+    control[..8].copy_from_slice(&len.to_ne_bytes());
+    control[8..12].copy_from_slice(&level.to_ne_bytes());
+    control[12..16].copy_from_slice(&kind.to_ne_bytes());
+    len.next_multiple_of(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::packet::endpoint::Source;
+
+    #[test]
+    fn a_source_that_is_ours_is_used_and_another_is_not_missed() {
+        for (own, other) in [("127.0.0.1", "127.0.0.9"), ("::1", "::1")] {
+            let Ok(receiver) = UdpSocket::bind((own, 0)) else { continue };
+            let any = if own == "::1" { "::" } else { "0.0.0.0" };
+            let sender = UdpSocket::bind((any, 0)).unwrap();
+            for source in [other, "192.0.2.77", "2001:db8::7"] {
+                let to = receiver.local_addr().unwrap();
+                let source = Some(Source { address: source.parse().unwrap(), interface: 0 });
+                send_from(sender.as_fd(), Endpoint { to, source }, b"x").unwrap();
+                let from = receiver.recv_from(&mut [0; 8]).unwrap().1.ip().to_string();
+                assert!(from == own || from == other, "{from}");
+            }
+        }
+    }
+}
