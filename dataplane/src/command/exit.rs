@@ -40,6 +40,15 @@ pub enum Exit {
     Conflict = 5,
 }
 
+impl Exit {
+    /// The exit of a child that is this program.
+    #[must_use]
+    pub fn of_child(code: Option<i32>) -> Self {
+        let all = [Self::Usage, Self::NoPermission, Self::Unsupported, Self::Conflict];
+        all.into_iter().find(|exit| code == Some(*exit as i32)).unwrap_or(Self::Failure)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -86,7 +95,7 @@ fn of_run(error: &RunError) -> Exit {
         },
         RunError::Control(error) => of_control(error),
         RunError::Backend(_) => Exit::Unsupported,
-        RunError::Engine(_) | RunError::Setup { .. } => Exit::Failure,
+        RunError::Engine(_) | RunError::Setup { .. } | RunError::Configure(_) => Exit::Failure,
     }
 }
 

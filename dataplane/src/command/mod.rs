@@ -5,7 +5,9 @@
 
 pub mod check;
 pub mod demo;
+pub mod device;
 pub mod exit;
+pub mod keys;
 pub mod show;
 pub mod up;
 
@@ -16,17 +18,30 @@ use std::{env, io};
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::control::values::InterfaceName;
+
 /// A fast userspace tunnel for Linux: io_uring, multiqueue tun, GSO and GRO on both sides
 #[derive(Debug, Parser)]
-#[command(name = "ringtun", version, after_help = exit::HELP)]
+#[command(name = "ringtun", version, after_help = exit::HELP, args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true, override_usage = USAGE)]
 struct Cli {
     /// Log more: -v for conditions and decisions, -vv for everything (RUST_LOG overrides)
     #[arg(short, long, action = ArgAction::Count, global = true)]
     verbose: u8,
 
+    /// Serve the device in this process instead of a daemon
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Create this WireGuard device and let `wg` and `wg-quick` configure it, as wireguard-go does
+    #[arg(required = true, value_name = "INTERFACE")]
+    interface: Option<InterfaceName>,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
+
+const USAGE: &str = "ringtun [-v] COMMAND ...\n       ringtun [-f] INTERFACE";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -38,6 +53,12 @@ enum Command {
     Check(check::Args),
     /// Show the tunnels that run on this machine
     Show(show::Args),
+    /// Print a new private key
+    Genkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// Read a private key from standard input and print its public key
+    Pubkey,
     /// What `check` runs in namespaces of its own
     #[command(hide = true)]
     ProbeNamespace(check::NamespaceArgs),
@@ -47,13 +68,24 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
-    let result = match &cli.command {
+    let Some(command) = &cli.command else {
+        let Some(name) = &cli.interface else { return ExitCode::FAILURE };
+        return finish(device::run(name, cli.foreground));
+    };
+    finish(match command {
         Command::Up(args) => up::run(args),
         Command::Demo(args) => return demo::run(args),
+        Command::Genkey => keys::genkey(),
+        Command::Genpsk => keys::genpsk(),
+        Command::Pubkey => keys::pubkey(),
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
         Command::ProbeNamespace(args) => check::run_in_namespace(args),
-    };
+    })
+}
+
+/// Says what went wrong, if anything, and ends with the code for it.
+fn finish(result: anyhow::Result<exit::Exit>) -> ExitCode {
     let exit = result.unwrap_or_else(|error| {
         if !exit::is_closed_pipe(&error) {
             let _ = writeln!(io::stderr(), "error: {error:#}");
@@ -65,7 +97,7 @@ pub fn main() -> ExitCode {
 
 fn start_log(verbose: u8) {
     let level = match verbose {
-        0 => "warn,ringtun=info",
+        0 => device::log_filter().unwrap_or("warn,ringtun=info"),
         1 => "info,ringtun=debug",
         _ => "trace",
     };

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod port_owner;
 pub mod probe;
 pub mod run;
+pub mod run_wireguard;
 pub mod snapshot;
 pub mod socket;
 pub mod sockets;

@@ -5,6 +5,7 @@
 //! held by values that undo themselves when dropped, so every way out undoes what was done.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, bounded, never, select};
@@ -13,13 +14,14 @@ use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
 use super::backend::{self, ChosenBackend};
+use super::device::Running as Now;
 use super::host::{self, HostError, TunDevice};
 use super::link_watch::{DeviceState, LinkWatch, SharedDevice};
 use super::netlink::Netlink;
 use super::notices::OffloadState;
 use super::notify::notify;
 use super::plan::{Encap, Plan};
-use super::snapshot::{Fixed, Snapshot};
+use super::snapshot::{Fixed, Snapshot, Workers};
 use super::socket::{ControlSocket, SocketError};
 use super::sockets::{Bound, SocketsError};
 use crate::engine::{Engine, EngineConfig, EngineError, Traffic};
@@ -32,6 +34,8 @@ pub enum Ended {
     Signal(i32),
     /// Somebody deleted the device.
     DeviceDeleted,
+    /// Somebody deleted the configuration socket.
+    SocketDeleted,
 }
 
 /// Why a run could not start or had to end.
@@ -52,6 +56,9 @@ pub enum RunError {
     /// The engine.
     #[error("the engine failed")]
     Engine(#[from] EngineError),
+    /// What the device was to be configured with.
+    #[error(transparent)]
+    Configure(Box<dyn std::error::Error + Send + Sync>),
     /// Signals or threads.
     #[error("cannot {what}: {error}")]
     Setup {
@@ -104,18 +111,16 @@ fn start(
     let fixed = Fixed {
         started: Instant::now(),
         encap: plan.encap.name(),
-        listen: bound.listen.clone(),
         peer: plan.peer,
         backend: chosen.name(),
         tun_read: chosen.backend.tun_read(),
         backend_reason: chosen.reason.clone(),
         tun_offloads: device.offloads(),
-        udp_gro: bound.udp_gro,
         tun_gro: plan.tuning.tun_gro,
-        buffers: bound.buffers.clone(),
         cpus: plan.cpus.clone(),
     };
-    let sockets = bound.watchers();
+    let (sockets, listen) = (bound.watchers(), bound.listen.clone());
+    let (buffers, udp_gro) = (bound.buffers.clone(), bound.udp_gro);
     let peer = plan.peer.ok_or_else(no_peer)?;
     let traffic = Traffic::Plain { peer };
     let engine = Engine::start(EngineConfig {
@@ -138,9 +143,11 @@ fn start(
     };
     let offloads = OffloadState::new(plan.tuning.udp_gso);
     let running = Running { engine, watch, offloads: offloads.clone() };
-    announce(plan, &fixed, device);
+    let now = Now { view, sockets, listen, buffers, udp_gro };
+    announce(plan, &fixed, &now, device);
     let netlink = Netlink::open().ok();
-    let mut snapshot = Snapshot { fixed, engine: view, offloads, device: shared, sockets, netlink };
+    let workers = Workers { running: Arc::new(Some(now).into()), device: None };
+    let mut snapshot = Snapshot { fixed, workers, offloads, device: shared, netlink };
     if let Err(error) = control.serve(move || snapshot.status()) {
         running.stop();
         return Err(error.into());
@@ -180,7 +187,9 @@ impl Running {
         };
         match &outcome {
             Ok(Ended::Signal(signal)) => info!(name, signal, "stopping"),
-            Ok(Ended::DeviceDeleted) => info!(name, "the device was deleted, stopping"),
+            Ok(Ended::DeviceDeleted | Ended::SocketDeleted) => {
+                info!(name, "the device was deleted, stopping");
+            }
             Err(_) => {}
         }
         self.stop();
@@ -197,7 +206,7 @@ fn no_peer() -> RunError {
     RunError::Setup { what: "start", error: io::Error::other("plain needs a peer") }
 }
 
-fn workers_ended() -> RunError {
+pub(super) fn workers_ended() -> RunError {
     RunError::Setup { what: "go on", error: io::Error::other("every worker has ended") }
 }
 
@@ -208,7 +217,7 @@ fn watch_ended() -> RunError {
     }
 }
 
-fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
+fn announce(plan: &Plan, fixed: &Fixed, now: &Now, device: &TunDevice) {
     let link = device.link();
     let on_off = |on: bool| if on { "on" } else { "off" };
     let cores: Vec<String> = plan.cpus.iter().flatten().map(|cpu| format!("core {cpu}")).collect();
@@ -231,12 +240,12 @@ fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
         on_off(fixed.tun_offloads.tso),
         on_off(fixed.tun_offloads.uso),
         on_off(plan.tuning.udp_gso),
-        on_off(fixed.udp_gro),
+        on_off(now.udp_gro),
         on_off(fixed.tun_gro),
         link.gso_max_size,
         link.tx_queue_len,
     );
-    let buffers = &fixed.buffers;
+    let buffers = &now.buffers;
     info!(
         "socket buffers: {} bytes to receive, {} to send (wanted {})",
         buffers.receive_bytes, buffers.send_bytes, buffers.wanted_bytes
@@ -257,14 +266,14 @@ fn announce(plan: &Plan, fixed: &Fixed, device: &TunDevice) {
 }
 
 /// Turns SIGINT and SIGTERM into messages; SIGHUP is ignored until there is something to reload.
-struct SignalThread {
+pub(super) struct SignalThread {
     received: Receiver<i32>,
     handle: Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl SignalThread {
-    fn start() -> Result<Self, RunError> {
+    pub(super) fn start() -> Result<Self, RunError> {
         let failed = |error| RunError::Setup { what: "handle signals", error };
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
         let handle = signals.handle();
@@ -279,6 +288,13 @@ impl SignalThread {
             })
             .map_err(failed)?;
         Ok(Self { received, handle, thread: Some(thread) })
+    }
+}
+
+impl SignalThread {
+    /// Where signals arrive.
+    pub(super) fn received(&self) -> &Receiver<i32> {
+        &self.received
     }
 }
 

@@ -6,15 +6,19 @@
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::device::{DeviceHandle, SharedRunning, lock_running};
 use super::link_watch::{SharedDevice, lock};
 use super::netlink::Netlink;
 use super::notices::OffloadState;
 use super::status::{
-    Backend, Cpu, Direction, KernelDrops, Offloads, SocketBuffers, Status, VERSION, Worker,
+    self, Backend, Cpu, Direction, KernelDrops, Offloads, Status, VERSION, Worker,
 };
+use super::uapi::Device;
 use crate::engine::{EngineView, TunOffloads};
+use crate::protocol::config::PeerView;
 use crate::sys::host as sys;
 use crate::worker::counters::{self, Counters, DropReason};
 
@@ -25,8 +29,6 @@ pub struct Fixed {
     pub started: Instant,
     /// What travels over the network.
     pub encap: &'static str,
-    /// Bound addresses.
-    pub listen: Vec<SocketAddr>,
     /// The peer's endpoint, in the clear.
     pub peer: Option<SocketAddr>,
     /// `uring` or `mmsg`.
@@ -37,29 +39,30 @@ pub struct Fixed {
     pub backend_reason: String,
     /// What the tun device hands over.
     pub tun_offloads: TunOffloads,
-    /// `UDP_GRO` is on.
-    pub udp_gro: bool,
     /// Received segments are merged.
     pub tun_gro: bool,
-    /// Granted socket buffers.
-    pub buffers: SocketBuffers,
     /// A worker's core.
     pub cpus: Vec<Option<usize>>,
 }
 
+/// Who moves the packets now, and for which peers.
+pub struct Workers {
+    /// The engine, unless the link is down.
+    pub running: SharedRunning,
+    /// WireGuard's peers.
+    pub device: Option<DeviceHandle>,
+}
+
 /// Everything a status is made of.
-#[derive(Debug)]
 pub struct Snapshot {
     /// What does not change.
     pub fixed: Fixed,
-    /// The workers' counters.
-    pub engine: EngineView,
+    /// Who moves the packets.
+    pub workers: Workers,
     /// What was refused since.
     pub offloads: OffloadState,
     /// The device as last seen.
     pub device: SharedDevice,
-    /// More descriptors of the workers' sockets.
-    pub sockets: Vec<UdpSocket>,
     /// Where to ask for the device's own counters.
     pub netlink: Option<Netlink>,
 }
@@ -68,6 +71,9 @@ impl Snapshot {
     /// The state now.
     pub fn status(&mut self) -> Status {
         let device = lock(&self.device).clone();
+        let running = Arc::clone(&self.workers.running);
+        let running = lock_running(&running);
+        let running = running.as_ref();
         let (user_us, system_us) = sys::process_cpu_us().unwrap_or_default();
         let uptime = self.fixed.started.elapsed();
         Status {
@@ -78,7 +84,9 @@ impl Snapshot {
             mtu: device.link.mtu,
             gso_max_size: device.link.gso_max_size,
             tx_queue_len: device.link.tx_queue_len,
-            listen: self.fixed.listen.iter().map(ToString::to_string).collect(),
+            listen: running.map_or_else(Vec::new, |running| {
+                running.listen.iter().map(ToString::to_string).collect()
+            }),
             peer: self.fixed.peer.map(|peer| peer.to_string()),
             backend: Backend {
                 name: self.fixed.backend.to_owned(),
@@ -89,14 +97,15 @@ impl Snapshot {
                 tun_tso: self.fixed.tun_offloads.tso,
                 tun_uso: self.fixed.tun_offloads.uso,
                 udp_gso: self.offloads.udp_gso(),
-                udp_gro: self.fixed.udp_gro,
+                udp_gro: running.is_some_and(|running| running.udp_gro),
                 tun_gro: self.fixed.tun_gro && !self.offloads.merge_refused(),
             },
-            socket_buffers: self.fixed.buffers.clone(),
-            workers: self.workers(),
+            socket_buffers: running.map(|running| running.buffers.clone()).unwrap_or_default(),
+            workers: running.map_or_else(Vec::new, |running| self.workers(&running.view)),
+            peers: self.peers(),
             kernel_drops: KernelDrops {
                 tun_queue_full: self.tun_queue_drops(device.link.index, device.moved_away),
-                socket_buffer_full: self.socket_drops(),
+                socket_buffer_full: running.map_or(0, |running| socket_drops(&running.sockets)),
             },
             cpu: Cpu { user_us, system_us },
             memory_bytes: resident_bytes(),
@@ -104,8 +113,14 @@ impl Snapshot {
         }
     }
 
-    fn workers(&self) -> Vec<Worker> {
-        let counters = self.engine.counters();
+    fn peers(&self) -> Vec<status::Peer> {
+        let status = self.workers.device.as_ref().and_then(|device| device.get().ok());
+        let peers = status.map(|status| status.view.peers).unwrap_or_default();
+        peers.iter().map(read_peer).collect()
+    }
+
+    fn workers(&self, view: &EngineView) -> Vec<Worker> {
+        let counters = view.counters();
         counters
             .iter()
             .zip(0..)
@@ -121,10 +136,23 @@ impl Snapshot {
         let Some(netlink) = self.netlink.as_mut().filter(|_| !moved_away) else { return 0 };
         netlink.link_by_index(index).ok().flatten().map_or(0, |link| link.tx_dropped)
     }
+}
 
-    fn socket_drops(&self) -> u64 {
-        let drops = |socket: &UdpSocket| sys::socket_drops(socket.as_fd()).unwrap_or(0);
-        self.sockets.iter().map(|socket| u64::from(drops(socket))).sum()
+fn socket_drops(sockets: &[UdpSocket]) -> u64 {
+    let drops = |socket: &UdpSocket| sys::socket_drops(socket.as_fd()).unwrap_or(0);
+    sockets.iter().map(|socket| u64::from(drops(socket))).sum()
+}
+
+fn read_peer(peer: &PeerView) -> status::Peer {
+    status::Peer {
+        public_key: peer.public_key.to_string(),
+        preshared_key: !peer.preshared_key.is_none(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+        allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+        last_handshake_s: peer.last_handshake.map(|time| time.as_secs()),
+        persistent_keepalive_s: peer.persistent_keepalive_s,
+        received_bytes: peer.received_bytes,
+        sent_bytes: peer.sent_bytes,
     }
 }
 

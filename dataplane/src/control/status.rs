@@ -22,7 +22,7 @@ pub struct Status {
     pub pid: u32,
     /// Milliseconds since the engine started.
     pub uptime_ms: u64,
-    /// `plain`; later `wireguard`, `vxlan`.
+    /// `plain` or `wireguard`.
     pub encap: String,
     /// The tun device's MTU in bytes.
     pub mtu: u32,
@@ -42,12 +42,36 @@ pub struct Status {
     pub socket_buffers: SocketBuffers,
     /// One entry a worker.
     pub workers: Vec<Worker>,
+    /// WireGuard's peers, in the order they were added.
+    pub peers: Vec<Peer>,
     /// Packets that the kernel dropped before or after us.
     pub kernel_drops: KernelDrops,
     /// CPU time of this process so far (all threads), in microseconds.
     pub cpu: Cpu,
     /// Resident memory of this process, in bytes.
     pub memory_bytes: u64,
+}
+
+/// A WireGuard peer, without secrets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Peer {
+    /// Who, in base64.
+    pub public_key: String,
+    /// Whether there is a preshared key.
+    pub preshared_key: bool,
+    /// Where it is, if known.
+    pub endpoint: Option<String>,
+    /// What may come from it and goes to it.
+    pub allowed_ips: Vec<String>,
+    /// When the last handshake was completed, in seconds since the Unix epoch.
+    pub last_handshake_s: Option<u64>,
+    /// Seconds; 0 is off.
+    pub persistent_keepalive_s: u16,
+    /// Bytes received from it, as on the wire.
+    pub received_bytes: u64,
+    /// Bytes sent to it, as on the wire.
+    pub sent_bytes: u64,
 }
 
 /// The I/O backend in use.

@@ -7,6 +7,7 @@ pub mod epoll;
 pub mod event;
 pub mod host;
 pub mod namespace;
+pub mod process;
 pub mod tun;
 
 use std::io;

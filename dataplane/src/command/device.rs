@@ -1,0 +1,100 @@
+//! `ringtun wg0`: what wireguard-go does, in its form of command.
+//!
+//! In: an interface's name and environment variables. Out: a device that `wg` configures, served by
+//! a daemon, or by this process with `--foreground` or `WG_PROCESS_FOREGROUND=1`.
+//!
+//! The daemon is this program again: its standard error leads to the one who started it until the
+//! device can be configured, so that whatever goes wrong before is seen and gives a failure.
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::exit::Exit;
+use crate::control::plan::{self, IoChoice, Plan};
+use crate::control::run_wireguard::{self, ByOthers};
+use crate::control::values::{InterfaceName, Workers};
+use crate::sys::process;
+
+const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
+/// Set for the daemon by the process that starts it.
+const DAEMON: &str = "RINGTUN_DAEMON";
+const LOG_LEVEL: &str = "LOG_LEVEL";
+
+/// Runs the device here or in a daemon.
+pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
+    let is_daemon = env::var_os(DAEMON).is_some();
+    let foreground = foreground || env::var(FOREGROUND).is_ok_and(|value| value == "1");
+    if !foreground && !is_daemon {
+        return start_daemon(name);
+    }
+    for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
+        if env::var_os(variable).is_some() {
+            bail!("{variable} is set, but taking over descriptors is not supported; unset it");
+        }
+    }
+    let workers = env::var("RINGTUN_WORKERS").map_or(Ok(Workers::Auto), |text| text.parse())?;
+    let io = io_choice()?;
+    let plan = Plan::wireguard(name.clone(), &workers, io, &plan::usable_cores())?;
+    let ready = || {
+        if is_daemon {
+            process::detach();
+        }
+    };
+    run_wireguard::run(&plan, ByOthers, ready)?;
+    Ok(Exit::Ok)
+}
+
+fn io_choice() -> Result<IoChoice> {
+    match env::var("RINGTUN_IO").as_deref() {
+        Err(_) | Ok("auto") => Ok(IoChoice::Auto),
+        Ok("uring") => Ok(IoChoice::Uring),
+        Ok("mmsg") => Ok(IoChoice::Mmsg),
+        Ok(other) => bail!("RINGTUN_IO is {other:?}: give auto, uring or mmsg"),
+    }
+}
+
+/// The log filter that `LOG_LEVEL` asks for, as wireguard-go reads it.
+#[must_use]
+pub fn log_filter() -> Option<&'static str> {
+    match env::var(LOG_LEVEL).ok()?.as_str() {
+        "verbose" | "debug" => Some("info,ringtun=debug"),
+        "error" => Some("error"),
+        "silent" => Some("off"),
+        _ => None,
+    }
+}
+
+fn start_daemon(name: &InterfaceName) -> Result<Exit> {
+    let program = env::current_exe().context("cannot find my own program file")?;
+    // As wireguard-go: a daemon is silent unless somebody asks it to speak.
+    let speaks = env::var(LOG_LEVEL).is_ok_and(|level| level != "silent");
+    let mut child = Command::new(program)
+        .arg0("ringtun")
+        .arg("--foreground")
+        .arg(name.as_str())
+        .env(DAEMON, "1")
+        .env_remove(FOREGROUND)
+        .stdin(Stdio::null())
+        .stdout(if speaks { io::stderr().into() } else { Stdio::null() })
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start the daemon")?;
+    let mut said = Vec::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_end(&mut said).context("cannot hear the daemon")?;
+    }
+    // It has let go of the pipe: it is ready, or it has ended.
+    let failed = !process::is_detached(child.id());
+    if failed || speaks {
+        io::stderr().write_all(&said)?;
+    }
+    if failed {
+        let status = child.wait().context("cannot wait for the daemon")?;
+        return Ok(Exit::of_child(status.code()));
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,174 @@
+//! The life of one WireGuard device: set up, run, undo.
+//!
+//! As [`super::run`], but the device is configured by others: the configuration socket is there
+//! before anything else can be seen, workers start when the link comes up. The process ends when
+//! the device or its configuration socket is deleted, as wireguard-go does.
+
+use std::time::Instant;
+
+use crossbeam::channel::select;
+use tracing::info;
+
+use super::backend::{self, ChosenBackend};
+use super::device::{DeviceConfig, DeviceHandle, DeviceThread};
+use super::host::{self, TunDevice};
+use super::link_watch::{DeviceState, LinkWatch, SharedDevice};
+use super::netlink::Netlink;
+use super::notices::OffloadState;
+use super::notify::notify;
+use super::plan::Plan;
+use super::run::{Ended, RunError, SignalThread};
+use super::snapshot::{Fixed, Snapshot, Workers};
+use super::socket::ControlSocket;
+use super::uapi::server::{UapiServer, UapiSocket};
+
+/// What is done to a device once it answers, before it is announced; what it returns undoes it
+/// when dropped, while the device still answers.
+pub trait Configure {
+    /// Undoes the configuration when dropped.
+    type Undo;
+    /// Does it.
+    ///
+    /// # Errors
+    /// The start is given up.
+    fn configure(
+        self,
+        device: &DeviceHandle,
+        tun: &TunDevice,
+    ) -> Result<Self::Undo, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Leaves the configuration to others.
+pub struct ByOthers;
+
+impl Configure for ByOthers {
+    type Undo = ();
+
+    fn configure(
+        self,
+        _: &DeviceHandle,
+        _: &TunDevice,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+/// Runs the device until a signal, its deletion or a worker's failure; `ready` is called when it
+/// can be configured.
+pub fn run(
+    plan: &Plan,
+    configure: impl Configure,
+    ready: impl FnOnce(),
+) -> Result<Ended, RunError> {
+    let signals = SignalThread::start()?;
+    host::preflight(plan)?;
+    let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
+    let mut control = ControlSocket::bind(&plan.name)?;
+    let uapi = UapiSocket::bind(&plan.name)?;
+    let device = TunDevice::create(plan)?;
+
+    let result = Running::start(plan, &chosen, &device, uapi, &mut control).and_then(|running| {
+        let undo = configure.configure(&running.device.handle(), &device);
+        let undo = undo.map_err(RunError::Configure)?;
+        announce(plan, &chosen);
+        notify("READY=1");
+        ready();
+        let ended = running.wait(&signals, &device);
+        drop(undo);
+        ended
+    });
+    notify("STOPPING=1");
+    drop(control);
+    device.remove();
+    result
+}
+
+/// What runs between set-up and undoing.
+struct Running {
+    uapi: UapiServer,
+    device: DeviceThread,
+    watch: LinkWatch,
+}
+
+impl Running {
+    fn start(
+        plan: &Plan,
+        chosen: &ChosenBackend,
+        tun: &TunDevice,
+        uapi: UapiSocket,
+        control: &mut ControlSocket,
+    ) -> Result<Self, RunError> {
+        let state = DeviceState { link: tun.link().clone(), moved_away: false };
+        let shared = SharedDevice::new(state.into());
+        let setup = |what| move |error| RunError::Setup { what, error };
+        let queues = tun.queue_descriptors()?;
+        let watched = queues[0].try_clone().map_err(setup("duplicate a tun descriptor"))?;
+        let watch = LinkWatch::start(shared.clone(), watched, plan.tuning.gso_size, plan.encap)
+            .map_err(setup("watch the device"))?;
+        let offloads = OffloadState::new(plan.tuning.udp_gso);
+        let device = DeviceThread::start(DeviceConfig {
+            plan: plan.clone(),
+            backend: chosen.clone(),
+            queues,
+            tun_offloads: tun.offloads(),
+            device: shared.clone(),
+            link_changed: watch.changed(),
+            offloads: offloads.clone(),
+        })
+        .map_err(setup("start the device's thread"))?;
+        let mut snapshot = Snapshot {
+            fixed: Fixed {
+                started: Instant::now(),
+                encap: plan.encap.name(),
+                peer: None,
+                backend: chosen.name(),
+                tun_read: chosen.backend.tun_read(),
+                backend_reason: chosen.reason.clone(),
+                tun_offloads: tun.offloads(),
+                tun_gro: plan.tuning.tun_gro,
+                cpus: plan.cpus.clone(),
+            },
+            workers: Workers { running: device.running(), device: Some(device.handle()) },
+            offloads,
+            device: shared,
+            netlink: Netlink::open().ok(),
+        };
+        control.serve(move || snapshot.status())?;
+        let uapi = uapi.serve(std::sync::Arc::new(device.handle()))?;
+        Ok(Self { uapi, device, watch })
+    }
+
+    fn wait(&self, signals: &SignalThread, tun: &TunDevice) -> Result<Ended, RunError> {
+        let name = &tun.link().name;
+        let ended = select! {
+            recv(signals.received()) -> signal => Ok(Ended::Signal(signal.unwrap_or(0))),
+            recv(self.watch.deleted()) -> _ => Ok(Ended::DeviceDeleted),
+            recv(self.uapi.removed()) -> _ => Ok(Ended::SocketDeleted),
+            recv(self.device.failed()) -> failure => match failure {
+                _ if tun.is_deleted() => Ok(Ended::DeviceDeleted),
+                Ok(error) => Err(RunError::Engine(error)),
+                Err(_) => Err(super::run::workers_ended()),
+            },
+        };
+        match &ended {
+            Ok(Ended::Signal(signal)) => info!(name, signal, "stopping"),
+            Ok(Ended::DeviceDeleted) => info!(name, "the device was deleted, stopping"),
+            Ok(Ended::SocketDeleted) => {
+                info!(name, "the configuration socket was deleted, stopping");
+            }
+            Err(_) => {}
+        }
+        ended
+    }
+}
+
+fn announce(plan: &Plan, chosen: &ChosenBackend) {
+    info!(
+        "{} answers to `wg` ({} worker{}, {}: {})",
+        plan.name,
+        plan.cpus.len(),
+        if plan.cpus.len() == 1 { "" } else { "s" },
+        chosen.name(),
+        chosen.reason,
+    );
+}
