@@ -65,7 +65,7 @@ struct Cell {
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let line = Line::new()?;
     let environment = Environment::look(entered, &line.gateway);
-    let matched = gso_max_size(GsoSize::Auto, WIRE_MTU - OVERHEAD, false);
+    let matched = gso_max_size(GsoSize::Auto, WIRE_MTU - OVERHEAD, 0, false);
     let sizes = [FULL, matched];
     let iperf3 = find_iperf3()?;
     let mut tunnels = Vec::new();

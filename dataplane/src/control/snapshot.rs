@@ -71,6 +71,8 @@ impl Snapshot {
     /// The state now.
     pub fn status(&mut self) -> Status {
         let device = lock(&self.device).clone();
+        // Before the lock, which the device's thread takes to answer.
+        let peers = self.peers();
         let running = Arc::clone(&self.workers.running);
         let running = lock_running(&running);
         let running = running.as_ref();
@@ -102,7 +104,7 @@ impl Snapshot {
             },
             socket_buffers: running.map(|running| running.buffers.clone()).unwrap_or_default(),
             workers: running.map_or_else(Vec::new, |running| self.workers(&running.view)),
-            peers: self.peers(),
+            peers,
             kernel_drops: KernelDrops {
                 tun_queue_full: self.tun_queue_drops(device.link.index, device.moved_away),
                 socket_buffer_full: running.map_or(0, |running| socket_drops(&running.sockets)),
