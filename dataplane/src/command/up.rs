@@ -3,13 +3,20 @@
 //! In: flags. Out: a running tunnel until it is stopped. Parsing ends here: every flag becomes a
 //! typed value, the values become a [`Plan`], and `control::run` carries it out.
 
-use anyhow::Result;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use clap::{ArgAction, ValueEnum};
+use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::exit::Exit;
+use crate::control::config_file::ConfigFile;
 use crate::control::plan::{self, Encap, IoChoice, MTU_MAX, MTU_MIN, Options, Plan, Tuning};
-use crate::control::run;
 use crate::control::values::{GsoSize, InterfaceName, Listen, Network, Peer, Workers};
+use crate::control::{run, run_wireguard};
 
 const TX_QUEUE_LEN_MAX: i64 = 100_000;
 const SOCKET_BUFFER_MIN: i64 = 64 << 10;
@@ -26,16 +33,20 @@ pub struct Args {
     #[arg(long, value_name = "ADDR/PREFIX")]
     address: Vec<Network>,
 
+    /// An encrypted tunnel as this wg-quick file describes it: keys, addresses, peers, routes, hooks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "peer", "encap", "address"])]
+    config: Option<PathBuf>,
+
     /// UDP address and port to receive on, or only a port for all addresses of both families;
     /// at most one for each family
-    #[arg(long, value_name = "[ADDR:]PORT", required = true)]
+    #[arg(long, value_name = "[ADDR:]PORT", required_unless_present = "config")]
     listen: Vec<Listen>,
 
     /// UDP address and port of the other end
-    #[arg(long, value_name = "ADDR:PORT")]
-    peer: Peer,
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "config")]
+    peer: Option<Peer>,
 
-    /// How packets travel: plain (readable and forgeable; encryption is the default to come)
+    /// How packets travel without --config: plain (readable and forgeable)
     #[arg(long)]
     encap: Option<EncapArg>,
 
@@ -117,36 +128,65 @@ impl OnOff {
 
 /// Runs a tunnel until it is stopped.
 pub fn run(args: &Args) -> Result<Exit> {
-    let plan = Plan::new(args.options(), &plan::usable_cores())?;
-    run::run(&plan)?;
+    let cores = plan::usable_cores();
+    let Some(path) = &args.config else {
+        let Some(peer) = args.peer else { return Ok(Exit::Usage) };
+        run::run(&Plan::new(args.options(peer), &cores)?)?;
+        return Ok(Exit::Ok);
+    };
+    let file = read_file(path)?;
+    let mut plan = Plan::wireguard(args.name.clone(), &args.workers, args.io_choice(), &cores)?;
+    plan.tuning = args.tuning();
+    plan.mtu = args.mtu.or(file.mtu).or(plan.mtu);
+    run_wireguard::run(&plan, file, || ())?;
     Ok(Exit::Ok)
 }
 
+/// Reads a configuration file and warns, as wg-quick does, if others can read it too.
+fn read_file(path: &Path) -> Result<ConfigFile> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let text = Zeroizing::new(text);
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o007 != 0 {
+        warn!("{shown} is world accessible: it holds a private key; `chmod 600 {shown}`");
+    }
+    text.parse().with_context(|| format!("{shown} cannot be used"))
+}
+
 impl Args {
-    fn options(&self) -> Options {
+    fn options(&self, peer: Peer) -> Options {
         Options {
             name: self.name.clone(),
             addresses: self.address.clone(),
             listen: self.listen.clone(),
-            peer: self.peer,
+            peer,
             encap: self.encap.map(|EncapArg::Plain| Encap::Plain),
             mtu: self.mtu,
             workers: self.workers.clone(),
-            io: match self.io {
-                IoArg::Auto => IoChoice::Auto,
-                IoArg::Uring => IoChoice::Uring,
-                IoArg::Mmsg => IoChoice::Mmsg,
-            },
-            tuning: Tuning {
-                multishot: !self.no_multishot,
-                udp_gso: self.gso.is_on(),
-                udp_gro: self.gro.is_on(),
-                tun_gso: self.tun_gso.is_on(),
-                tun_gro: self.tun_gro.is_on(),
-                gso_size: self.gso_max_size,
-                tx_queue_len: self.txqueuelen,
-                socket_buffer_bytes: self.socket_buffer,
-            },
+            io: self.io_choice(),
+            tuning: self.tuning(),
+        }
+    }
+
+    fn io_choice(&self) -> IoChoice {
+        match self.io {
+            IoArg::Auto => IoChoice::Auto,
+            IoArg::Uring => IoChoice::Uring,
+            IoArg::Mmsg => IoChoice::Mmsg,
+        }
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning {
+            multishot: !self.no_multishot,
+            udp_gso: self.gso.is_on(),
+            udp_gro: self.gro.is_on(),
+            tun_gso: self.tun_gso.is_on(),
+            tun_gro: self.tun_gro.is_on(),
+            gso_size: self.gso_max_size,
+            tx_queue_len: self.txqueuelen,
+            socket_buffer_bytes: self.socket_buffer,
         }
     }
 }
@@ -165,7 +205,7 @@ mod tests {
 
     fn parse(words: &str) -> Result<Options, clap::Error> {
         let words = ["up"].into_iter().chain(words.split_whitespace());
-        Up::try_parse_from(words).map(|up| up.args.options())
+        Up::try_parse_from(words).map(|up| up.args.options(up.args.peer.unwrap()))
     }
 
     const LEAST: &str = "rt0 --listen 51820 --peer 192.0.2.2:51820";

@@ -16,11 +16,14 @@
 //! ```
 
 pub mod backend;
+pub mod config_file;
+pub mod configure;
 pub mod device;
 pub mod gso_size;
 pub mod host;
 pub mod link_watch;
 pub mod netlink;
+pub mod netlink_routes;
 pub mod notices;
 pub mod notify;
 pub mod plan;

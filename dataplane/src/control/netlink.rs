@@ -169,7 +169,7 @@ impl Netlink {
         self.receive()
     }
 
-    fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    pub(super) fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.receive().map(drop)
     }

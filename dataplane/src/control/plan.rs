@@ -159,9 +159,9 @@ pub struct Plan {
 pub enum PlanError {
     /// Encryption is the coming default, so sending in the clear must be said.
     #[error(
-        "no --encap is given. Encryption, the default to come, is not built yet; what there is, \
-         `--encap plain`, sends packets readable and lets anyone who can forge a source address \
-         inject some. Add `--encap plain` to accept that"
+        "--listen and --peer alone make no encrypted tunnel: that needs keys, so give `--config \
+         FILE` (a wg-quick file). `--encap plain` sends packets readable and lets anyone who can \
+         forge a source address inject some; add it to accept that"
     )]
     EncapMissing,
     /// Two listens for one family.

@@ -1,0 +1,234 @@
+//! Configures a device by a file, as `wg-quick up` does, and undoes it.
+//!
+//! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, routes, PostUp.
+//! Undone in reverse, also after a failure in the middle: PreDown, routes and rules, PostDown. The
+//! device itself goes with its process, and its addresses and own routes with it.
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::Command;
+
+use tracing::{info, warn};
+
+use super::config_file::{ConfigFile, Hooks, RouteTable};
+use super::device::DeviceHandle;
+use super::host::TunDevice;
+use super::netlink::{LinkChange, Netlink};
+use super::netlink_routes::{Route, Rule, TABLE_MAIN};
+use super::run_wireguard::Configure;
+use super::uapi::Device;
+use crate::protocol::config::{DeviceUpdate, PeerUpdate};
+use crate::table::allowed_ips::Prefix;
+
+/// The mark and table of a default route, unless the file names a mark: wg-quick's first choice.
+const DEFAULT_MARK: u32 = 51820;
+const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+
+/// Why a device could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// An endpoint's name.
+    #[error("cannot find the endpoint {endpoint}: {error}")]
+    Endpoint {
+        /// As in the file.
+        endpoint: String,
+        /// The resolver's answer.
+        error: std::io::Error,
+    },
+    /// A hook.
+    #[error("the command `{command}` failed ({status}); the device is taken down again")]
+    Hook {
+        /// The command.
+        command: String,
+        /// Its exit status, or why it did not start.
+        status: String,
+    },
+    /// Keys, peers or port.
+    #[error("the configuration was refused: {0} (the log says what)")]
+    Refused(std::io::Error),
+    /// The kernel.
+    #[error("cannot {what}: {error}")]
+    Host {
+        /// The step.
+        what: String,
+        /// The kernel's answer.
+        error: std::io::Error,
+    },
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What has been done so far; undone when dropped.
+pub struct Configured {
+    interface: String,
+    hooks: Hooks,
+    netlink: Netlink,
+    routes: Vec<Route>,
+    rules: Vec<Rule>,
+    /// What `src_valid_mark` was before.
+    valid_mark: Option<String>,
+}
+
+impl Configure for ConfigFile {
+    type Undo = Configured;
+
+    fn configure(self, device: &DeviceHandle, tun: &TunDevice) -> Result<Configured, Error> {
+        let link = tun.link();
+        let netlink = Netlink::open().map_err(host("open a netlink socket"))?;
+        self.warnings.iter().for_each(|warning| warn!("{warning}"));
+        let mut done = Configured {
+            interface: link.name.clone(),
+            hooks: self.hooks.clone(),
+            netlink,
+            routes: Vec::new(),
+            rules: Vec::new(),
+            valid_mark: None,
+        };
+        run_hooks(&self.hooks.pre_up, &link.name)?;
+        let prefixes: Vec<Prefix> = self
+            .peers
+            .iter()
+            .flat_map(|peer| peer.update.allowed_ips.iter().map(|ip| ip.prefix))
+            .collect();
+        let by_policy = self.table == RouteTable::Auto && prefixes.iter().any(Prefix::is_default);
+        let mark = match self.fwmark {
+            Some(mark) if mark != 0 => mark,
+            _ if by_policy => DEFAULT_MARK,
+            _ => 0,
+        };
+        let (addresses, table) = (self.addresses.clone(), self.table);
+        let update = self.into_update(mark)?;
+        let refused = |errno| ConfigureError::Refused(std::io::Error::from_raw_os_error(errno));
+        device.set(update).map_err(refused)?;
+        for network in addresses {
+            done.netlink
+                .add_address(link.index, network)
+                .map_err(host(format!("add the address {network}")))?;
+        }
+        done.netlink
+            .change_link(link.index, &[LinkChange::Up])
+            .map_err(host(format!("bring {} up", link.name)))?;
+        done.add_routes(prefixes, link.index, table, mark)?;
+        run_hooks(&done.hooks.post_up, &link.name)?;
+        Ok(done)
+    }
+}
+
+impl ConfigFile {
+    fn into_update(self, mark: u32) -> Result<DeviceUpdate, ConfigureError> {
+        let with_endpoint = |peer: super::config_file::ConfigPeer| {
+            let endpoint = peer.endpoint.as_deref().map(resolve).transpose()?;
+            Ok(PeerUpdate { endpoint, ..peer.update })
+        };
+        Ok(DeviceUpdate {
+            private_key: self.private_key.map(Some),
+            listen_port: self.listen_port,
+            fwmark: Some(mark),
+            replace_peers: true,
+            peers: self.peers.into_iter().map(with_endpoint).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Configured {
+    fn add_routes(
+        &mut self,
+        mut prefixes: Vec<Prefix>,
+        index: u32,
+        table: RouteTable,
+        mark: u32,
+    ) -> Result<(), ConfigureError> {
+        // The longest first, as wg-quick: a default route does not cut off the rest half way.
+        prefixes.sort_by_key(|prefix| (std::cmp::Reverse(prefix.len()), *prefix));
+        prefixes.dedup();
+        for prefix in prefixes {
+            let (number, by_policy) = match table {
+                RouteTable::Off => return Ok(()),
+                RouteTable::Number(number) => (number, false),
+                RouteTable::Auto if prefix.is_default() => (mark, true),
+                RouteTable::Auto => (TABLE_MAIN, false),
+            };
+            let route = Route { prefix, index, table: number };
+            match self.netlink.add_route(route) {
+                Ok(()) => self.routes.push(route),
+                // The address's own route, or one that somebody wanted so.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(host(format!("add the route {prefix}"))(error)),
+            }
+            if by_policy {
+                self.add_policy(mark, prefix.address().is_ipv6())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything but our own datagrams takes the tunnel, unless the main table knows better.
+    fn add_policy(&mut self, mark: u32, ipv6: bool) -> Result<(), ConfigureError> {
+        let rules =
+            [Rule::NotMarked { mark, table: mark, ipv6 }, Rule::MainWithoutDefault { ipv6 }];
+        for rule in rules {
+            match self.netlink.add_rule(rule) {
+                Ok(()) => self.rules.push(rule),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(host("add a routing rule")(error)),
+            }
+        }
+        // Answers to marked datagrams pass the reverse path filter only with this.
+        if !ipv6 && let Ok(before) = fs::read_to_string(VALID_MARK) {
+            if before.trim() != "1" && fs::write(VALID_MARK, "1").is_ok() {
+                self.valid_mark = Some(before);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        let warn_of = |result: Result<(), ConfigureError>| {
+            if let Err(error) = result {
+                warn!("{error}");
+            }
+        };
+        warn_of(run_hooks(&self.hooks.pre_down, &self.interface));
+        for rule in self.rules.drain(..).rev() {
+            if let Err(error) = self.netlink.remove_rule(rule) {
+                warn!(?rule, %error, "a routing rule is left behind");
+            }
+        }
+        for route in self.routes.drain(..).rev() {
+            // Gone with the device if somebody deleted that.
+            let _ = self.netlink.remove_route(route);
+        }
+        if let Some(before) = self.valid_mark.take() {
+            let _ = fs::write(VALID_MARK, before);
+        }
+        warn_of(run_hooks(&self.hooks.post_down, &self.interface));
+    }
+}
+
+fn run_hooks(commands: &[String], interface: &str) -> Result<(), ConfigureError> {
+    for command in commands {
+        let command = command.replace("%i", interface);
+        info!("[#] {command}");
+        let failed = |status: String| ConfigureError::Hook { command: command.clone(), status };
+        let run = |shell: &str| Command::new(shell).arg("-c").arg(&command).status();
+        let status = run("bash").or_else(|_| run("sh"));
+        let status = status.map_err(|error| failed(error.to_string()))?;
+        if !status.success() {
+            return Err(failed(status.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn resolve(endpoint: &str) -> Result<SocketAddr, ConfigureError> {
+    let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_owned(), error };
+    let mut found = endpoint.to_socket_addrs().map_err(failed)?;
+    found.next().ok_or_else(|| failed(std::io::Error::other("the name has no address")))
+}
+
+fn host(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ConfigureError {
+    let what = what.into();
+    move |error| ConfigureError::Host { what, error }
+}
