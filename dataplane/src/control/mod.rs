@@ -30,4 +30,5 @@ pub mod snapshot;
 pub mod socket;
 pub mod sockets;
 pub mod status;
+pub mod uapi;
 pub mod values;

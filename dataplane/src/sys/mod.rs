@@ -4,6 +4,7 @@
 pub mod epoll;
 pub mod event;
 pub mod host;
+pub mod inherited;
 pub mod namespace;
 pub mod tun;
 
