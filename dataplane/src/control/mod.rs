@@ -16,6 +16,7 @@
 //! ```
 
 pub mod backend;
+pub mod config_file;
 pub mod gso_size;
 pub mod host;
 pub mod link_watch;

@@ -162,3 +162,14 @@ fn real_wg_sets_ten_thousand_peers() {
     let dump = wg.wg("show wg0 dump", "");
     assert_eq!(dump.lines().count(), 10_001);
 }
+
+#[test]
+#[ignore = "needs root, unshare and wg of 1.0.20250521 or later"]
+fn newer_wg_adds_and_removes_single_allowed_ips() {
+    let wg = Wg::new("wg-single");
+    wg.wg("setconf wg0 /dev/stdin", &config());
+    wg.wg(&format!("set wg0 peer {PEER} allowed-ips +10.1.0.0/16,-10.0.0.0/8"), "");
+    assert_eq!(wg.wg("show wg0 allowed-ips", ""), format!("{PEER}\t10.1.0.0/16 fd00::/8\n"));
+    wg.wg(&format!("set wg0 peer {PEER} allowed-ips ::/0"), "");
+    assert_eq!(wg.wg("show wg0 allowed-ips", ""), format!("{PEER}\t::/0\n"));
+}
