@@ -6,6 +6,7 @@
 pub mod check;
 pub mod demo;
 pub mod exit;
+pub mod keys;
 pub mod show;
 pub mod up;
 
@@ -38,6 +39,12 @@ enum Command {
     Check(check::Args),
     /// Show the tunnels that run on this machine
     Show(show::Args),
+    /// Print a new private key
+    Genkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// Print the public key of the private key on standard input
+    Pubkey,
     /// What `check` runs in namespaces of its own
     #[command(hide = true)]
     ProbeNamespace(check::NamespaceArgs),
@@ -52,6 +59,9 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => return demo::run(args),
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
+        Command::Genkey => keys::genkey(),
+        Command::Genpsk => keys::genpsk(),
+        Command::Pubkey => keys::pubkey(),
         Command::ProbeNamespace(args) => check::run_in_namespace(args),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -70,7 +70,8 @@ fn an_ordinary_file() {
 fn case_space_and_marks_do_not_matter() {
     let config = read(&format!(
         "\u{feff}  [ iNTERFACE ]\r\n\tprivatekey={PRIVATE}\r\nlisten port = 5 1\r\n#\r\n\
-         [PEER]\r\nPUBLICKEY\t=\t{PEER}\r\nallowedips = 10.0.0.0 / 8 ,::/0\r\nendpoint= [fe80::1%eth0] : 7"
+         [PEER]\r\nPUBLICKEY\t=\t{PEER}\r\nallowedips = 10.0.0.0 / 8 ,::/0\r\n\
+         endpoint= [fe80::1%eth0] : 7"
     ))
     .unwrap();
     assert_eq!(config.interface.listen_port, Some(51));
@@ -327,7 +328,8 @@ proptest! {
         keepalive: u16,
         networks in proptest::collection::vec((any::<std::net::IpAddr>(), 0..=32u8), 0..6),
     ) {
-        let entries: Vec<_> = networks.iter().map(|(address, len)| format!("{address}/{len}")).collect();
+        let entries = networks.iter().map(|(address, len)| format!("{address}/{len}"));
+        let entries: Vec<_> = entries.collect();
         let text = format!(
             "[Interface]\nListenPort={port}\nFwMark={mark:#x}\n[Peer]\nPublicKey={PEER}\n\
              PersistentKeepalive={keepalive}\nAllowedIPs={}\n",

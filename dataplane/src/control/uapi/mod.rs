@@ -65,7 +65,10 @@ pub enum UapiError {
         path: PathBuf,
     },
     /// The folder or the socket could not be made.
-    #[error("cannot {what} {}: {error}; `wg` looks nowhere else, and root is needed", path.display())]
+    #[error(
+        "cannot {what} {}: {error}; `wg` looks nowhere else, and root is needed",
+        path.display()
+    )]
     Create {
         /// The step.
         what: &'static str,
