@@ -31,10 +31,8 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     if !foreground && !is_daemon {
         return start_daemon(name);
     }
-    for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
-        if env::var_os(variable).is_some() {
-            bail!("{variable} is set, but taking over descriptors is not supported; unset it");
-        }
+    if env::var_os("WG_TUN_FD").is_some() {
+        bail!("WG_TUN_FD is set, but taking over a tun descriptor is not supported; unset it");
     }
     let workers = env::var("RINGTUN_WORKERS").map_or(Ok(Workers::Auto), |text| text.parse())?;
     let io = io_choice()?;

@@ -6,11 +6,13 @@
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
+use crate::control::config_file::ConfigError;
 use crate::control::host::HostError;
 use crate::control::plan::PlanError;
 use crate::control::run::RunError;
 use crate::control::socket::SocketError;
 use crate::control::sockets::SocketsError;
+use crate::control::uapi::UapiError;
 use crate::control::values::ValueError;
 
 /// What `--help` says about the codes.
@@ -58,7 +60,7 @@ impl From<Exit> for ExitCode {
 /// The code for an error that a command returned.
 #[must_use]
 pub fn of_error(error: &anyhow::Error) -> Exit {
-    if error.is::<PlanError>() || error.is::<ValueError>() {
+    if error.is::<PlanError>() || error.is::<ValueError>() || error.is::<ConfigError>() {
         return Exit::Usage;
     }
     if is_closed_pipe(error) {
@@ -94,8 +96,15 @@ fn of_run(error: &RunError) -> Exit {
             SocketsError::NotLocal { .. } | SocketsError::Step { .. } => Exit::Failure,
         },
         RunError::Control(error) => of_control(error),
+        RunError::Uapi(UapiError::Live { .. }) => Exit::Conflict,
+        RunError::Uapi(UapiError::Create { error, .. }) if is_denial(error.kind()) => {
+            Exit::NoPermission
+        }
         RunError::Backend(_) => Exit::Unsupported,
-        RunError::Engine(_) | RunError::Setup { .. } | RunError::Configure(_) => Exit::Failure,
+        RunError::Uapi(_)
+        | RunError::Engine(_)
+        | RunError::Setup { .. }
+        | RunError::Configure(_) => Exit::Failure,
     }
 }
 

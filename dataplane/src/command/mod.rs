@@ -57,7 +57,7 @@ enum Command {
     Genkey,
     /// Print a new preshared key
     Genpsk,
-    /// Read a private key from standard input and print its public key
+    /// Print the public key of the private key on standard input
     Pubkey,
     /// What `check` runs in namespaces of its own
     #[command(hide = true)]
@@ -75,11 +75,11 @@ pub fn main() -> ExitCode {
     finish(match command {
         Command::Up(args) => up::run(args),
         Command::Demo(args) => return demo::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Show(args) => show::run(args),
         Command::Genkey => keys::genkey(),
         Command::Genpsk => keys::genpsk(),
         Command::Pubkey => keys::pubkey(),
-        Command::Check(args) => check::run(args),
-        Command::Show(args) => show::run(args),
         Command::ProbeNamespace(args) => check::run_in_namespace(args),
     })
 }

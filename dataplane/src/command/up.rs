@@ -3,20 +3,15 @@
 //! In: flags. Out: a running tunnel until it is stopped. Parsing ends here: every flag becomes a
 //! typed value, the values become a [`Plan`], and `control::run` carries it out.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{ArgAction, ValueEnum};
-use tracing::warn;
-use zeroize::Zeroizing;
 
 use super::exit::Exit;
-use crate::control::config_file::ConfigFile;
 use crate::control::plan::{self, Encap, IoChoice, MTU_MAX, MTU_MIN, Options, Plan, Tuning};
 use crate::control::values::{GsoSize, InterfaceName, Listen, Network, Peer, Workers};
-use crate::control::{run, run_wireguard};
+use crate::control::{config_file, run, run_wireguard};
 
 const TX_QUEUE_LEN_MAX: i64 = 100_000;
 const SOCKET_BUFFER_MIN: i64 = 64 << 10;
@@ -134,24 +129,12 @@ pub fn run(args: &Args) -> Result<Exit> {
         run::run(&Plan::new(args.options(peer), &cores)?)?;
         return Ok(Exit::Ok);
     };
-    let file = read_file(path)?;
+    let file = config_file::load(path)?;
     let mut plan = Plan::wireguard(args.name.clone(), &args.workers, args.io_choice(), &cores)?;
     plan.tuning = args.tuning();
-    plan.mtu = args.mtu.or(file.mtu).or(plan.mtu);
+    plan.mtu = args.mtu.or(file.interface.mtu).or(plan.mtu);
     run_wireguard::run(&plan, file, || ())?;
     Ok(Exit::Ok)
-}
-
-/// Reads a configuration file and warns, as wg-quick does, if others can read it too.
-fn read_file(path: &Path) -> Result<ConfigFile> {
-    let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let text = Zeroizing::new(text);
-    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-    if mode & 0o007 != 0 {
-        warn!("{shown} is world accessible: it holds a private key; `chmod 600 {shown}`");
-    }
-    text.parse().with_context(|| format!("{shown} cannot be used"))
 }
 
 impl Args {

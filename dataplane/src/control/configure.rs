@@ -10,14 +10,13 @@ use std::process::Command;
 
 use tracing::{info, warn};
 
-use super::config_file::{ConfigFile, Hooks, RouteTable};
+use super::config_file::{ConfigFile, EndpointName, Interface, Table};
 use super::device::DeviceHandle;
 use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
 use super::netlink_routes::{Route, Rule, TABLE_MAIN};
 use super::run_wireguard::Configure;
 use super::uapi::Device;
-use crate::protocol::config::{DeviceUpdate, PeerUpdate};
 use crate::table::allowed_ips::Prefix;
 
 /// The mark and table of a default route, unless the file names a mark: wg-quick's first choice.
@@ -61,7 +60,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// What has been done so far; undone when dropped.
 pub struct Configured {
     interface: String,
-    hooks: Hooks,
+    file: Interface,
     netlink: Netlink,
     routes: Vec<Route>,
     rules: Vec<Rule>,
@@ -75,29 +74,31 @@ impl Configure for ConfigFile {
     fn configure(self, device: &DeviceHandle, tun: &TunDevice) -> Result<Configured, Error> {
         let link = tun.link();
         let netlink = Netlink::open().map_err(host("open a netlink socket"))?;
+        let resolved =
+            |peer: &super::config_file::PeerEntry| peer.endpoint.as_ref().map(resolve).transpose();
+        let endpoints = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
+        let mut update = self.device_update(&endpoints);
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
         let mut done = Configured {
             interface: link.name.clone(),
-            hooks: self.hooks.clone(),
+            file: self.interface,
             netlink,
             routes: Vec::new(),
             rules: Vec::new(),
             valid_mark: None,
         };
-        run_hooks(&self.hooks.pre_up, &link.name)?;
-        let prefixes: Vec<Prefix> = self
-            .peers
-            .iter()
-            .flat_map(|peer| peer.update.allowed_ips.iter().map(|ip| ip.prefix))
-            .collect();
-        let by_policy = self.table == RouteTable::Auto && prefixes.iter().any(Prefix::is_default);
-        let mark = match self.fwmark {
+        run_hooks(&done.file.pre_up, &link.name)?;
+        let prefixes: Vec<Prefix> =
+            self.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
+        let table = done.file.table;
+        let by_policy = table == Table::Auto && prefixes.iter().any(Prefix::is_default);
+        let mark = match done.file.fwmark {
             Some(mark) if mark != 0 => mark,
             _ if by_policy => DEFAULT_MARK,
             _ => 0,
         };
-        let (addresses, table) = (self.addresses.clone(), self.table);
-        let update = self.into_update(mark)?;
+        update.fwmark = Some(mark);
+        let addresses = done.file.addresses.clone();
         let refused = |errno| ConfigureError::Refused(std::io::Error::from_raw_os_error(errno));
         device.set(update).map_err(refused)?;
         for network in addresses {
@@ -109,24 +110,8 @@ impl Configure for ConfigFile {
             .change_link(link.index, &[LinkChange::Up])
             .map_err(host(format!("bring {} up", link.name)))?;
         done.add_routes(prefixes, link.index, table, mark)?;
-        run_hooks(&done.hooks.post_up, &link.name)?;
+        run_hooks(&done.file.post_up, &link.name)?;
         Ok(done)
-    }
-}
-
-impl ConfigFile {
-    fn into_update(self, mark: u32) -> Result<DeviceUpdate, ConfigureError> {
-        let with_endpoint = |peer: super::config_file::ConfigPeer| {
-            let endpoint = peer.endpoint.as_deref().map(resolve).transpose()?;
-            Ok(PeerUpdate { endpoint, ..peer.update })
-        };
-        Ok(DeviceUpdate {
-            private_key: self.private_key.map(Some),
-            listen_port: self.listen_port,
-            fwmark: Some(mark),
-            replace_peers: true,
-            peers: self.peers.into_iter().map(with_endpoint).collect::<Result<_, _>>()?,
-        })
     }
 }
 
@@ -135,7 +120,7 @@ impl Configured {
         &mut self,
         mut prefixes: Vec<Prefix>,
         index: u32,
-        table: RouteTable,
+        table: Table,
         mark: u32,
     ) -> Result<(), ConfigureError> {
         // The longest first, as wg-quick: a default route does not cut off the rest half way.
@@ -143,10 +128,10 @@ impl Configured {
         prefixes.dedup();
         for prefix in prefixes {
             let (number, by_policy) = match table {
-                RouteTable::Off => return Ok(()),
-                RouteTable::Number(number) => (number, false),
-                RouteTable::Auto if prefix.is_default() => (mark, true),
-                RouteTable::Auto => (TABLE_MAIN, false),
+                Table::Off => return Ok(()),
+                Table::Number(number) => (number, false),
+                Table::Auto if prefix.is_default() => (mark, true),
+                Table::Auto => (TABLE_MAIN, false),
             };
             let route = Route { prefix, index, table: number };
             match self.netlink.add_route(route) {
@@ -190,7 +175,7 @@ impl Drop for Configured {
                 warn!("{error}");
             }
         };
-        warn_of(run_hooks(&self.hooks.pre_down, &self.interface));
+        warn_of(run_hooks(&self.file.pre_down, &self.interface));
         for rule in self.rules.drain(..).rev() {
             if let Err(error) = self.netlink.remove_rule(rule) {
                 warn!(?rule, %error, "a routing rule is left behind");
@@ -203,7 +188,7 @@ impl Drop for Configured {
         if let Some(before) = self.valid_mark.take() {
             let _ = fs::write(VALID_MARK, before);
         }
-        warn_of(run_hooks(&self.hooks.post_down, &self.interface));
+        warn_of(run_hooks(&self.file.post_down, &self.interface));
     }
 }
 
@@ -222,9 +207,12 @@ fn run_hooks(commands: &[String], interface: &str) -> Result<(), ConfigureError>
     Ok(())
 }
 
-fn resolve(endpoint: &str) -> Result<SocketAddr, ConfigureError> {
-    let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_owned(), error };
-    let mut found = endpoint.to_socket_addrs().map_err(failed)?;
+fn resolve(endpoint: &EndpointName) -> Result<SocketAddr, ConfigureError> {
+    if let Some(address) = endpoint.literal() {
+        return Ok(address);
+    }
+    let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_string(), error };
+    let mut found = (endpoint.host.as_str(), endpoint.port).to_socket_addrs().map_err(failed)?;
     found.next().ok_or_else(|| failed(std::io::Error::other("the name has no address")))
 }
 

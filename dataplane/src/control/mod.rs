@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! values ─► plan         what the user asks for, typed and checked
+//! config_file            the same, from a file as wg-quick reads it
 //! probe, backend         what this machine can do, and which I/O backend follows from it
 //! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
 //! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
@@ -12,6 +13,7 @@
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
 //! ├─ socket (snapshot, status)   answers `status` on /run/ringtun/NAME.sock
+//! ├─ uapi                answers `wg` on /var/run/wireguard/NAME.sock
 //! └─ notify              tells systemd
 //! ```
 

@@ -24,6 +24,7 @@ use super::plan::{Encap, Plan};
 use super::snapshot::{Fixed, Snapshot, Workers};
 use super::socket::{ControlSocket, SocketError};
 use super::sockets::{Bound, SocketsError};
+use super::uapi::UapiError;
 use crate::engine::{Engine, EngineConfig, EngineError, Traffic};
 use crate::ring::probe::UringError;
 
@@ -53,6 +54,9 @@ pub enum RunError {
     /// io_uring was asked for and is not to be had.
     #[error("--io uring cannot be had (`--io auto` would fall back to mmsg)")]
     Backend(#[from] UringError),
+    /// The configuration socket.
+    #[error(transparent)]
+    Uapi(#[from] UapiError),
     /// The engine.
     #[error("the engine failed")]
     Engine(#[from] EngineError),

@@ -4,6 +4,8 @@
 //! before anything else can be seen, workers start when the link comes up. The process ends when
 //! the device or its configuration socket is deleted, as wireguard-go does.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam::channel::select;
@@ -20,7 +22,8 @@ use super::plan::Plan;
 use super::run::{Ended, RunError, SignalThread};
 use super::snapshot::{Fixed, Snapshot, Workers};
 use super::socket::ControlSocket;
-use super::uapi::server::{UapiServer, UapiSocket};
+use super::uapi::listener::{self, Listener};
+use super::uapi::server::Server;
 
 /// What is done to a device once it answers, before it is announced; what it returns undoes it
 /// when dropped, while the device still answers.
@@ -64,7 +67,10 @@ pub fn run(
     host::preflight(plan)?;
     let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
     let mut control = ControlSocket::bind(&plan.name)?;
-    let uapi = UapiSocket::bind(&plan.name)?;
+    let uapi = match Listener::inherited()? {
+        Some(listener) => listener,
+        None => Listener::bind(Path::new(listener::DIR), &plan.name)?,
+    };
     let device = TunDevice::create(plan)?;
 
     let result = Running::start(plan, &chosen, &device, uapi, &mut control).and_then(|running| {
@@ -85,7 +91,7 @@ pub fn run(
 
 /// What runs between set-up and undoing.
 struct Running {
-    uapi: UapiServer,
+    uapi: Server,
     device: DeviceThread,
     watch: LinkWatch,
 }
@@ -95,7 +101,7 @@ impl Running {
         plan: &Plan,
         chosen: &ChosenBackend,
         tun: &TunDevice,
-        uapi: UapiSocket,
+        uapi: Listener,
         control: &mut ControlSocket,
     ) -> Result<Self, RunError> {
         let state = DeviceState { link: tun.link().clone(), moved_away: false };
@@ -134,7 +140,7 @@ impl Running {
             netlink: Netlink::open().ok(),
         };
         control.serve(move || snapshot.status())?;
-        let uapi = uapi.serve(std::sync::Arc::new(device.handle()))?;
+        let uapi = Server::start(uapi, Arc::new(device.handle()))?;
         Ok(Self { uapi, device, watch })
     }
 

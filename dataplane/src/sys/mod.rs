@@ -6,6 +6,7 @@ pub mod datagram;
 pub mod epoll;
 pub mod event;
 pub mod host;
+pub mod inherited;
 pub mod namespace;
 pub mod process;
 pub mod tun;
