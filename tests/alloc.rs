@@ -104,9 +104,10 @@ fn run(io: Io, shared: &Shared, ready: &mpsc::Sender<()>) -> AllocationInfo {
     let steering = Steering::new(1);
     let merge = MergeConfig { tcp4: true, tcp6: true, udp: device.offloads().uso };
     let counters = || Arc::clone(&shared.counters);
-    let path = Path {
-        outbound: Outbound::new(plan.peer, 0, steering.clone(), counters()),
-        inbound: Inbound::new(plan.peer, steering, merge, counters()),
+    let peer = plan.peer.unwrap();
+    let path = Path::Plain {
+        outbound: Outbound::new(peer, 0, steering.clone(), counters()),
+        inbound: Inbound::new(peer, steering, merge, counters()),
     };
     // One place: a notice would be lost, not allocated for.
     let (notices, _kept) = bounded(1);

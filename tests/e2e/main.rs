@@ -12,6 +12,7 @@ mod lifecycle;
 mod offloads;
 mod order;
 mod passes;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     cases.extend(errors::cases());
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
+    cases.extend(wireguard::cases());
     cases.extend(demo::cases());
     suite::run(cases)
 }

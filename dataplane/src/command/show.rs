@@ -6,12 +6,13 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
 use super::exit::Exit;
 use crate::control::socket::{self, SocketError};
-use crate::control::status::{Direction, Status};
+use crate::control::status::{Direction, Peer, Status};
 use crate::control::values::InterfaceName;
 use crate::worker::counters::DropReason;
 
@@ -81,12 +82,50 @@ pub fn summary(status: &Status) -> String {
     text
 }
 
+/// Peers shown as text.
+const PEERS_SHOWN: usize = 20;
+
+fn describe_peer(peer: &Peer, out: &mut String) -> std::fmt::Result {
+    let endpoint = peer.endpoint.as_deref().unwrap_or("an unknown endpoint");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let handshake = peer.last_handshake_s.map_or_else(
+        || "no handshake yet".to_owned(),
+        |at| format!("last handshake {} s ago", now.saturating_sub(at)),
+    );
+    writeln!(
+        out,
+        "  peer        {} at {endpoint}, {handshake}, {} bytes in, {} out, allowed {}",
+        peer.public_key,
+        peer.received_bytes,
+        peer.sent_bytes,
+        if peer.allowed_ips.is_empty() {
+            "nothing".to_owned()
+        } else {
+            peer.allowed_ips.join(", ")
+        },
+    )
+}
+
 fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
     let seconds = (status.uptime_ms as f64 / 1_000.0).max(0.001);
-    let peer = status.peer.as_deref().unwrap_or("no peer");
-    writeln!(out, "{}: {} to {peer}, up {}", status.name, status.encap, duration(seconds))?;
-    let listen = status.listen.join(", ");
+    let peer = match (&status.peer, status.peers.len()) {
+        (Some(peer), _) => format!(" to {peer}"),
+        (None, 1) => ", 1 peer".to_owned(),
+        (None, count) => format!(", {count} peers"),
+    };
+    writeln!(out, "{}: {}{peer}, up {}", status.name, status.encap, duration(seconds))?;
+    let listen = match status.listen.join(", ") {
+        none if none.is_empty() => "nowhere: the link is down".to_owned(),
+        listen => listen,
+    };
     writeln!(out, "  listening   {listen} (pid {})", status.pid)?;
+    for peer in status.peers.iter().take(PEERS_SHOWN) {
+        describe_peer(peer, out)?;
+    }
+    if status.peers.len() > PEERS_SHOWN {
+        let more = status.peers.len() - PEERS_SHOWN;
+        writeln!(out, "  peer        {more} more (`--json` or `wg show` has all)")?;
+    }
     writeln!(
         out,
         "  device      MTU {}, gso_max_size {}, txqueuelen {}",

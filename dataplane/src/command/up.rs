@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDR/PREFIX")]
     address: Vec<Network>,
 
-    /// An encrypted tunnel as this wg-quick file describes it: keys, addresses, peers, routes, hooks
+    /// Encrypted, as this wg-quick file describes it: keys, addresses, peers, routes, hooks
     #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "peer", "encap", "address"])]
     config: Option<PathBuf>,
 

@@ -159,10 +159,12 @@ impl Configured {
             }
         }
         // Answers to marked datagrams pass the reverse path filter only with this.
-        if !ipv6 && let Ok(before) = fs::read_to_string(VALID_MARK) {
-            if before.trim() != "1" && fs::write(VALID_MARK, "1").is_ok() {
-                self.valid_mark = Some(before);
-            }
+        if !ipv6
+            && let Ok(before) = fs::read_to_string(VALID_MARK)
+            && before.trim() != "1"
+            && fs::write(VALID_MARK, "1").is_ok()
+        {
+            self.valid_mark = Some(before);
         }
         Ok(())
     }

@@ -100,8 +100,7 @@ impl TunDevice {
     pub fn create(plan: &Plan) -> Result<Self, HostError> {
         let mut netlink = Netlink::open().map_err(|error| step("open a netlink socket", error))?;
         check_node()?;
-        let taken = netlink.link_by_name(plan.name.as_str());
-        if taken.map_err(|error| step(format!("look for {}", plan.name), error))?.is_some() {
+        if !is_free(&mut netlink, &plan.name)? {
             return Err(HostError::NameTaken { name: plan.name.clone() });
         }
         let mtu = plan.mtu_for_path(path_mtu(&mut netlink, plan))?;
@@ -161,6 +160,22 @@ impl TunDevice {
             }
             thread::sleep(GONE_POLL);
         }
+    }
+}
+
+/// Whether no interface has this name, now or in a moment: the device of a process that was killed
+/// goes a moment after it.
+fn is_free(netlink: &mut Netlink, name: &InterfaceName) -> Result<bool, HostError> {
+    let deadline = Instant::now() + GONE_WAIT;
+    loop {
+        let taken = netlink.link_by_name(name.as_str());
+        if taken.map_err(|error| step(format!("look for {name}"), error))?.is_none() {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(GONE_POLL);
     }
 }
 

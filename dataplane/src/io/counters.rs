@@ -71,7 +71,7 @@ drop_reasons! {
         "inbound: a handshake message that was not made for this end's public key";
     HandshakesBusy, "handshakes_busy",
         "inbound: more handshake messages than can be worked on, a flood?";
-    UnknownSession, "unknown_session", "inbound: a message of a session that there is not (any more)";
+    UnknownSession, "unknown_session", "inbound: a message of a session that is not (any more)";
     NotAuthentic, "not_authentic", "inbound: a message that does not open with its session's key";
     Replayed, "replayed", "inbound: a message that came before, or too late to tell";
     SourceNotAllowed, "source_not_allowed",

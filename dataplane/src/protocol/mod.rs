@@ -176,7 +176,7 @@ impl Protocol {
             state.peer.activity.watched.store(false, Ordering::Release);
             return;
         }
-        // From here on what workers note is looked at, here or, if it comes later, when they say so.
+        // From here on what workers note is looked at here, or, later, when they say so.
         let activity = &state.peer.activity;
         activity.watched.store(true, Ordering::Release);
         let due = due(&state.timers(), now_ms);

@@ -1,11 +1,11 @@
 //! A peer's timers as one pure function: what has passed, what is due, when to look again.
 //!
 //! ```text
-//! handshake under way   every 5 s + jitter, at most 18 tries in 90 s      another initiation; give up
-//! data sent, no answer  10 + 5 s + jitter after the first of it           new handshake
-//! data received, silent 10 s after the first of it                        keepalive
-//! persistent keepalive  so many seconds after anything authentic          keepalive
-//! no new session        540 s after the last one was made                 keys are erased
+//! handshake under way   every 5 s + jitter, at most 18 times in 90 s   another initiation; give up
+//! data sent, no answer  10 + 5 s after the first of it                 new handshake
+//! data received, silent 10 s after the first of it                     keepalive
+//! persistent keepalive  so many seconds after anything authentic       keepalive
+//! no new session        540 s after the last one was made              keys are erased
 //! ```
 //! Section 6 of the whitepaper; drivers/net/wireguard/timers.c.
 

@@ -51,6 +51,7 @@ impl Prefix {
 
     /// How many bits are fixed.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a length in bits, not a number of things")]
     pub fn len(&self) -> u8 {
         self.len
     }

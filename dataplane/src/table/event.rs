@@ -7,6 +7,7 @@ use crate::packet::endpoint::Endpoint;
 use crate::wire::wireguard::messages::HANDSHAKE_LEN_MAX;
 
 /// One piece of news.
+#[expect(clippy::large_enum_variant, reason = "no allocation on the way of a handshake flood")]
 pub enum Event {
     /// A handshake message or cookie reply whose length, type and MAC1 are right.
     Handshake(HandshakeMessage),

@@ -7,6 +7,7 @@ use super::outbound::Outbound;
 use super::wireguard::WireGuard;
 
 /// Both directions, by encapsulation.
+#[expect(clippy::large_enum_variant, reason = "one a worker, never moved")]
 pub enum Path {
     /// IP in UDP.
     Plain {

@@ -1,7 +1,9 @@
 //! The two `ringtun up` processes: started as a user would, asked over their control sockets.
 
 use std::env;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use super::report::Failure;
 use crate::control::status::Status;
 use crate::lab::traffic::Stop;
 use crate::lab::{Host, Process, has_ipv6};
+use crate::wire::wireguard::keys::{PresharedKey, PrivateKey};
 
 /// For tests: another program to start in place of this one.
 const OTHER_PROGRAM: &str = "RINGTUN_DEMO_EXE";
@@ -36,6 +39,8 @@ pub(super) struct Ends {
     pub(super) inner: [&'static str; 2],
     pub(super) listen: &'static str,
     pub(super) peer: &'static str,
+    /// What the other end may send from.
+    pub(super) peer_inner: [&'static str; 2],
 }
 
 /// Inner addresses are those of the issue's example; outer ones are those of `lab::Pair`.
@@ -44,24 +49,83 @@ pub(super) const LEFT: Ends = Ends {
     inner: ["10.7.0.1/24", "fd07::1/64"],
     listen: "192.0.2.1:51820",
     peer: "192.0.2.2:51820",
+    peer_inner: ["10.7.0.2/32", "fd07::2/128"],
 };
 pub(super) const RIGHT: Ends = Ends {
     name: "right",
     inner: ["10.7.0.2/24", "fd07::2/64"],
     listen: "192.0.2.2:51820",
     peer: "192.0.2.1:51820",
+    peer_inner: ["10.7.0.1/32", "fd07::1/128"],
 };
 
+/// How `--encap` names packets in the clear.
+pub(super) const PLAIN: &str = "plain";
+
+/// Keys of both ends, made for one demo.
+pub(super) struct Secrets {
+    left: PrivateKey,
+    right: PrivateKey,
+    psk: PresharedKey,
+}
+
+impl Secrets {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let none = |error| Failure::because(format!("the kernel has no random numbers: {error}"));
+        Ok(Self {
+            left: PrivateKey::generate().map_err(none)?,
+            right: PrivateKey::generate().map_err(none)?,
+            psk: PresharedKey::generate().map_err(none)?,
+        })
+    }
+
+    /// Writes the configuration of one end into the lab's private /run; returns where.
+    fn write_config(&self, ends: &Ends) -> Result<PathBuf, Failure> {
+        let (own, other) = match ends.name {
+            "left" => (&self.left, &self.right),
+            _ => (&self.right, &self.left),
+        };
+        let port = ends.listen.rsplit(':').next().unwrap_or_default();
+        let addresses = if has_ipv6() { ends.inner.join(", ") } else { ends.inner[0].to_owned() };
+        let text = format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {port}\nAddress = {addresses}\n\n[Peer]\n\
+             PublicKey = {}\nPresharedKey = {}\nEndpoint = {}\nAllowedIPs = {}\n",
+            own.to_base64().as_str(),
+            other.public(),
+            self.psk.to_base64().as_str(),
+            ends.peer,
+            ends.peer_inner.join(", "),
+        );
+        let path = PathBuf::from(format!("/run/ringtun/{}.conf", ends.name));
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
+            Failure::because(format!("cannot write {}: {error}", path.display()))
+        })?;
+        Ok(path)
+    }
+}
+
 impl Engine {
-    pub(super) fn start(host: &Host, ends: &Ends, args: &Demo) -> Result<Self, Failure> {
+    pub(super) fn start(
+        host: &Host,
+        ends: &Ends,
+        secrets: &Secrets,
+        args: &Demo,
+    ) -> Result<Self, Failure> {
         let mut command = Command::new(program());
         command.arg0("ringtun");
-        command.args(["up", ends.name, "--address", ends.inner[0]]);
-        if has_ipv6() {
-            command.args(["--address", ends.inner[1]]);
+        command.args(["up", ends.name]);
+        if args.encap == PLAIN {
+            command.args(["--encap", PLAIN, "--address", ends.inner[0]]);
+            if has_ipv6() {
+                command.args(["--address", ends.inner[1]]);
+            }
+            command.args(["--listen", ends.listen, "--peer", ends.peer]);
+        } else {
+            command.arg("--config").arg(secrets.write_config(ends)?);
         }
-        command.args(["--listen", ends.listen, "--peer", ends.peer]);
-        command.args(["--encap", &args.encap, "--workers", &args.workers, "--io", &args.io]);
+        command.args(["--workers", &args.workers, "--io", &args.io]);
         // Its log is shown as text, whatever the terminal of the demo is.
         command.env("NO_COLOR", "1");
         Ok(Self { name: ends.name, process: host.spawn(command)? })

@@ -49,8 +49,9 @@ pub struct Demo {
           value_parser = ["auto", "uring", "mmsg"])]
     pub io: String,
 
-    /// What goes on the wire
-    #[arg(long, value_name = "ENCAP", default_value = "plain")]
+    /// What goes on the wire: encrypted by WireGuard's protocol, or plain, readable by anyone
+    #[arg(long, value_name = "ENCAP", default_value = "wireguard",
+          value_parser = ["wireguard", engines::PLAIN])]
     pub encap: String,
 
     /// Streams of the second TCP measurement

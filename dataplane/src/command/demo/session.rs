@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Demo;
-use super::engines::{Engine, LEFT, RIGHT};
+use super::engines::{Engine, LEFT, RIGHT, Secrets};
 use super::report::{Failure, Phase, Report, Use};
 use super::view::{Live, View};
 use crate::control::status::Status;
@@ -57,8 +57,9 @@ impl<'a> Session<'a> {
     /// Builds the hosts and starts the engines.
     pub(super) fn start(args: &'a Demo, stop: Stop, view: View) -> Result<Self, Failure> {
         let pair = Pair::new()?;
-        let left = Engine::start(&pair.left, &LEFT, args)?;
-        let right = Engine::start(&pair.right, &RIGHT, args)?;
+        let secrets = Secrets::new()?;
+        let left = Engine::start(&pair.left, &LEFT, &secrets, args)?;
+        let right = Engine::start(&pair.right, &RIGHT, &secrets, args)?;
         Ok(Self { args, stop, view, iperf3: find_iperf3(), left, right, pair })
     }
 

@@ -1,7 +1,7 @@
 //! The four messages: types, lengths, where the fields are (section 5.4).
 //!
 //! ```text
-//! initiation   | 1 0 0 0 | sender 4 | ephemeral 32 | static 48 | timestamp 28 | mac1 16 | mac2 16 |
+//! initiation   | 1 0 0 0 | sender 4 | ephemeral 32 | static 48 | time 28 | mac1 16 | mac2 16 |
 //! response     | 2 0 0 0 | sender 4 | receiver 4 | ephemeral 32 | empty 16 | mac1 16 | mac2 16 |
 //! cookie reply | 3 0 0 0 | receiver 4 | nonce 24 | cookie 32 |
 //! transport    | 4 0 0 0 | receiver 4 | counter 8 | packet, padded | tag 16 |

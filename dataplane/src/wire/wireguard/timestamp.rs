@@ -12,8 +12,8 @@ const WHITENING: u32 = 1 << 24;
 pub struct Timestamp(pub [u8; 12]);
 
 impl Timestamp {
-    /// From the time since the Unix epoch, rounded down to 2^24 ns (about 17 ms) as the kernel does,
-    /// so that timing is not given away.
+    /// From the time since the Unix epoch, rounded down to 2^24 ns (about 17 ms) as the kernel
+    /// does, so that timing is not given away.
     #[must_use]
     pub fn from_unix(since_epoch: Duration) -> Self {
         let nanoseconds = since_epoch.subsec_nanos() & !(WHITENING - 1);
