@@ -4,6 +4,7 @@
 //! Competitor ── start(Slot) ──► Tunnel: processes on both ends, the far address
 //!   wire         no tunnel, and the kernel's VXLAN
 //!   engine       ringtun, in its variants, of this tree or by path
+//!   wireguard    ringtun's, wireguard-go, boringtun, gotatun
 //!   openvpn, socat
 //! ```
 //!
@@ -15,6 +16,7 @@ mod engine;
 mod openvpn;
 mod socat;
 mod wire;
+mod wireguard;
 
 use std::env;
 use std::fmt;
@@ -165,6 +167,8 @@ pub(crate) fn all(others: &[OtherBuild]) -> Vec<Box<dyn Competitor>> {
     for engine in Engine::variants().into_iter().chain(others.iter().map(OtherBuild::engine)) {
         all.push(Box::new(engine));
     }
+    all.extend(wireguard::Ours::VARIANTS.map(|ours| Box::new(ours) as Box<dyn Competitor>));
+    all.extend(wireguard::Other::VARIANTS.map(|other| Box::new(other) as Box<dyn Competitor>));
     all.push(Box::new(openvpn::OpenVpn));
     all.push(Box::new(socat::Socat));
     all
