@@ -35,7 +35,9 @@ have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
 tools=(
     'ping:iputils-ping:the ping tests are left out'
     'iperf3:iperf3:the demo measures with its built-in sender'
-    'ip:iproute2:nothing is left out, but you cannot look around in the namespaces'
+    'ip:iproute2:the tests of roaming and of routes fail'
+    'wg:wireguard-tools:the tests by wg are left out'
+    'wireguard-go:wireguard-go:the tests with another WireGuard are left out'
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
 )

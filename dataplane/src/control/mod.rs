@@ -10,6 +10,10 @@
 //! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
 //! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
 //! run                    the foreground life of one engine, from set-up to exit
+//! run_wireguard          the same for a WireGuard device, which others configure
+//! ├─ device              its thread: the protocol, its sockets, its workers
+//! ├─ uapi                the socket that `wg` speaks to
+//! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
 //! ├─ socket (snapshot, status)   answers `status` on /run/ringtun/NAME.sock
