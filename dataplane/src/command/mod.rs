@@ -23,7 +23,8 @@ use crate::control::values::InterfaceName;
 /// A fast userspace tunnel for Linux: io_uring, multiqueue tun, GSO and GRO on both sides
 #[derive(Debug, Parser)]
 #[command(name = "ringtun", version, after_help = exit::HELP)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, override_usage = USAGE)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(override_usage = USAGE)]
 struct Cli {
     /// Log more: -v for conditions and decisions, -vv for everything (RUST_LOG overrides)
     #[arg(short, long, action = ArgAction::Count, global = true)]

@@ -478,3 +478,7 @@ fn errno_of(error: &SocketsError) -> i32 {
         _ => libc::EAFNOSUPPORT,
     }
 }
+
+#[cfg(test)]
+#[path = "simulation_tests.rs"]
+mod simulation;
