@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::control::values::InterfaceName;
 
-/// A fast userspace tunnel for Linux: io_uring, multiqueue tun, GSO and GRO on both sides
+/// WireGuard and plain tunnels in userspace: io_uring, multiqueue tun, GSO and GRO on both sides
 #[derive(Debug, Parser)]
 #[command(name = "ringtun", version, after_help = exit::HELP)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]

@@ -346,13 +346,12 @@ impl RunningDevice {
     }
 
     fn set_port(&mut self, port: u16) -> Result<(), i32> {
-        let same = {
-            let running = lock_running(&self.running);
-            let bound = running.as_ref().and_then(|running| running.listen.first().copied());
-            bound.is_none_or(|bound| bound.port() == port)
-        };
+        let bound = lock_running(&self.running)
+            .as_ref()
+            .and_then(|running| running.listen.first().map(std::net::SocketAddr::port));
         let old = std::mem::replace(&mut self.listen_port, port);
-        if same || self.engine.is_none() {
+        // Down, it is bound when the link comes up; up but unbound, another port may be free.
+        if bound == Some(port) || !self.is_link_up() {
             return Ok(());
         }
         match Bound::bind_wireguard(&self.config.plan, port, self.fwmark) {
@@ -364,13 +363,15 @@ impl RunningDevice {
         }
     }
 
+    /// What happens to the device in another namespace we do not hear of: it is taken to be up.
+    fn is_link_up(&self) -> bool {
+        let device = lock(&self.config.device);
+        device.link.up || device.moved_away
+    }
+
     /// The link went up or down, or has another MTU.
     fn link_changed(&mut self) {
-        let (up, mtu) = {
-            let device = lock(&self.config.device);
-            // What happens to it elsewhere we do not hear of: it is taken to be up.
-            (device.link.up || device.moved_away, device.link.mtu)
-        };
+        let (up, mtu) = (self.is_link_up(), lock(&self.config.device).link.mtu);
         let shared = self.protocol.shared();
         shared.mtu.store(mtu, std::sync::atomic::Ordering::Relaxed);
         if up && self.engine.is_none() {
