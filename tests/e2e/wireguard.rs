@@ -2,7 +2,7 @@
 //! tools that drive them.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(Case::maybe(named("talks_to_wireguard_go"), move || wireguard_go(io)));
     }
     cases.push(Case::new("wireguard::follows_a_roaming_peer", roams));
+    cases.push(Case::new("wireguard::a_stranger_hears_nothing", stranger));
     cases.push(Case::new("wireguard::another_psk_passes_nothing", another_psk));
     cases.push(Case::new("wireguard::only_allowed_sources_pass", not_allowed));
     cases.push(Case::new("wireguard::a_restarted_end_comes_back", restart));
@@ -165,6 +166,40 @@ fn roams() {
     assert!(reaches(&pair, 1, inner(0), PATIENCE));
     assert_eq!(status(0).unwrap().peers[0].endpoint.as_deref(), Some(moved));
     assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    processes.into_iter().for_each(stop);
+}
+
+/// Garbage, and messages that look like WireGuard's, from somebody without any key.
+fn stranger() {
+    let (pair, _, processes) = both("auto", &["--workers", "1"]);
+    assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    let heard = pair.right.run(|| {
+        let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut byte = 1u8;
+        for round in 0..2_000usize {
+            let len = [0, 1, 3, 4, 15, 16, 31, 32, 64, 92, 148, 149, 1400][round % 13];
+            let mut datagram: Vec<u8> = (0..len)
+                .map(|_| {
+                    byte = byte.wrapping_mul(197).wrapping_add(113);
+                    byte
+                })
+                .collect();
+            let kind = [u8::try_from(round % 5).unwrap(), 0, 0, 0];
+            datagram.iter_mut().zip(kind).for_each(|(place, byte)| *place = byte);
+            let _ = socket.send_to(&datagram, "192.0.2.1:51820");
+        }
+        socket.recv_from(&mut [0; 2048]).is_ok()
+    });
+    assert!(!heard.unwrap(), "an answer to a stranger");
+    let status = status(0).unwrap();
+    let dropped = |reason: &str| -> u64 {
+        status.workers.iter().filter_map(|worker| worker.drops.get(reason)).sum()
+    };
+    for reason in ["bad_message", "bad_mac", "unknown_session"] {
+        assert!(dropped(reason) > 0, "{reason}: {:?}", status.workers);
+    }
+    assert!(reaches(&pair, 0, inner(1), PATIENCE), "and the tunnel goes on");
     processes.into_iter().for_each(stop);
 }
 

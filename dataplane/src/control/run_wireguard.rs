@@ -73,9 +73,12 @@ pub fn run(
     };
     let device = TunDevice::create(plan)?;
 
-    let result = Running::start(plan, &chosen, &device, uapi, &mut control).and_then(|running| {
+    let started = Running::start(plan, &chosen, &device, uapi);
+    let result = started.and_then(|(running, mut snapshot)| {
         let undo = configure.configure(&running.device.handle(), &device);
         let undo = undo.map_err(RunError::Configure)?;
+        // Who sees it answer finds it configured.
+        control.serve(move || snapshot.status())?;
         announce(plan, &chosen);
         notify("READY=1");
         ready();
@@ -102,8 +105,7 @@ impl Running {
         chosen: &ChosenBackend,
         tun: &TunDevice,
         uapi: Listener,
-        control: &mut ControlSocket,
-    ) -> Result<Self, RunError> {
+    ) -> Result<(Self, Snapshot), RunError> {
         let state = DeviceState { link: tun.link().clone(), moved_away: false };
         let shared = SharedDevice::new(state.into());
         let setup = |what| move |error| RunError::Setup { what, error };
@@ -122,7 +124,7 @@ impl Running {
             offloads: offloads.clone(),
         })
         .map_err(setup("start the device's thread"))?;
-        let mut snapshot = Snapshot {
+        let snapshot = Snapshot {
             fixed: Fixed {
                 started: Instant::now(),
                 encap: plan.encap.name(),
@@ -139,9 +141,8 @@ impl Running {
             device: shared,
             netlink: Netlink::open().ok(),
         };
-        control.serve(move || snapshot.status())?;
         let uapi = Server::start(uapi, Arc::new(device.handle()))?;
-        Ok(Self { uapi, device, watch })
+        Ok((Self { uapi, device, watch }, snapshot))
     }
 
     fn wait(&self, signals: &SignalThread, tun: &TunDevice) -> Result<Ended, RunError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::engines::PLAIN;
 use super::format::{Style, bits, count, micros, ratio, size};
 use super::report::{Phase, Report, drop_text};
 use super::view::facts;
@@ -13,7 +14,12 @@ const WIDTH: usize = 80;
 pub(super) fn text(report: &Report, style: Style) -> String {
     let mut lines = vec![String::new()];
     if report.passed {
-        lines.push(style.good("Traffic passed both ways."));
+        let how = if report.encap == PLAIN {
+            "In the clear: readable by anyone on the way."
+        } else {
+            "Encrypted by WireGuard's protocol."
+        };
+        lines.push(format!("{} {how}", style.good("Traffic passed both ways.")));
     } else {
         lines.push(style.bad("The demo did not finish; this is what was measured."));
     }
