@@ -1,31 +1,21 @@
-//! A running WireGuard device: the thread that drives the protocol, its sockets and its workers.
-//!
-//! ```text
-//! uapi, config file ── requests ─►┐                    ┌─► Engine: workers, started when the link
-//! workers ── events, handshakes ─►│ device thread ─────┤    is up and a port is bound
-//! link watch ── up, down, MTU ───►┘  (Protocol)        └─► UDP: handshake messages, keepalives
-//! ```
-//! In: a [`Plan`] with an open device. Out: [`DeviceHandle`] for whoever configures it.
+//! What the device's thread does: one loop over messages, requests, the link and the timers.
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Select, Sender, bounded, never};
 use tracing::{debug, info, warn};
 
-use super::backend::ChosenBackend;
-use super::link_watch::{SharedDevice, lock};
-use super::notices::OffloadState;
-use super::plan::Plan;
-use super::sockets::{self, Bound, SocketsError};
-use super::status::SocketBuffers;
-use super::uapi::{Device, DeviceStatus};
-use crate::engine::{
-    Engine, EngineConfig, EngineError, EngineView, Notice, ToControl, Traffic, TunOffloads, Waker,
+use super::{
+    BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SESSIONS_MAX, SharedRunning,
+    lock_running,
 };
+use crate::control::link_watch::lock;
+use crate::control::sockets::{self, Bound, SocketsError};
+use crate::control::uapi::DeviceStatus;
+use crate::engine::{Engine, EngineConfig, EngineError, Notice, ToControl, Traffic, Waker};
 use crate::packet::endpoint::Endpoint;
 use crate::protocol::config::DeviceUpdate;
 use crate::protocol::{Output, Protocol};
@@ -34,136 +24,6 @@ use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
 use crate::table::{Shared, Table};
-
-/// News of peers waiting at most; workers ask again later.
-const EVENTS_MAX: usize = 4096;
-/// Handshake messages waiting at most, of each kind.
-const HANDSHAKES_MAX: usize = 512;
-/// Messages handled before the timers and requests are looked at again.
-const BURST: usize = 64;
-const REQUESTS_MAX: usize = 16;
-/// How long a request may take, with ten thousands of peers.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
-/// Sessions, confirmed or not, and handshakes under way.
-const SESSIONS_MAX: usize = 1 << 17;
-
-/// What runs while the link is up.
-pub struct Running {
-    /// The workers' figures.
-    pub view: EngineView,
-    /// More descriptors of their sockets.
-    pub sockets: Vec<UdpSocket>,
-    /// Bound addresses.
-    pub listen: Vec<std::net::SocketAddr>,
-    /// Granted buffers.
-    pub buffers: SocketBuffers,
-    /// `UDP_GRO` is on.
-    pub udp_gro: bool,
-}
-
-/// What runs now, for whoever reports it; none while the link is down.
-pub type SharedRunning = Arc<Mutex<Option<Running>>>;
-
-/// Locks it, whatever happened to others who did.
-pub fn lock_running(running: &SharedRunning) -> MutexGuard<'_, Option<Running>> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-enum Request {
-    Get(Sender<DeviceStatus>),
-    Set(Box<DeviceUpdate>, Sender<Result<(), i32>>),
-}
-
-/// The way to a running device.
-#[derive(Clone)]
-pub struct DeviceHandle {
-    requests: Sender<Request>,
-}
-
-impl Device for DeviceHandle {
-    fn get(&self) -> Result<DeviceStatus, i32> {
-        let (answer, answered) = bounded(1);
-        self.requests.send_timeout(Request::Get(answer), ANSWER_WAIT).map_err(|_| libc::EIO)?;
-        answered.recv_timeout(ANSWER_WAIT).map_err(|_| libc::EIO)
-    }
-
-    fn set(&self, update: DeviceUpdate) -> Result<(), i32> {
-        let (answer, answered) = bounded(1);
-        let request = Request::Set(Box::new(update), answer);
-        self.requests.send_timeout(request, ANSWER_WAIT).map_err(|_| libc::EIO)?;
-        answered.recv_timeout(ANSWER_WAIT).map_err(|_| libc::EIO)?
-    }
-}
-
-/// What a device starts from.
-pub struct DeviceConfig {
-    /// How its workers are to run.
-    pub plan: Plan,
-    /// What moves the packets.
-    pub backend: ChosenBackend,
-    /// Tun queues.
-    pub queues: Vec<OwnedFd>,
-    /// What the tun hands over.
-    pub tun_offloads: TunOffloads,
-    /// The link as it is, and where changes are told.
-    pub device: SharedDevice,
-    /// See [`super::link_watch::LinkWatch::changed`].
-    pub link_changed: Receiver<()>,
-    /// What was refused.
-    pub offloads: OffloadState,
-}
-
-/// A device's thread; dropping it stops the workers and forgets all keys.
-pub struct DeviceThread {
-    handle: Option<DeviceHandle>,
-    running: SharedRunning,
-    failures: Receiver<EngineError>,
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl DeviceThread {
-    /// Starts it.
-    pub fn start(config: DeviceConfig) -> std::io::Result<Self> {
-        let (requests, asked) = bounded(REQUESTS_MAX);
-        let (stop, stopped) = bounded(0);
-        let (failed, failures) = bounded(1);
-        let running = SharedRunning::default();
-        let device = RunningDevice::new(config, asked, stopped, failed, Arc::clone(&running));
-        let thread =
-            thread::Builder::new().name("device".to_owned()).spawn(move || device.run())?;
-        let handle = Some(DeviceHandle { requests });
-        Ok(Self { handle, running, failures, stop: Some(stop), thread: Some(thread) })
-    }
-
-    /// Who may configure it.
-    #[must_use]
-    pub fn handle(&self) -> DeviceHandle {
-        // Only taken in drop.
-        self.handle.clone().unwrap_or_else(|| DeviceHandle { requests: bounded(0).0 })
-    }
-
-    /// What runs now.
-    #[must_use]
-    pub fn running(&self) -> SharedRunning {
-        Arc::clone(&self.running)
-    }
-
-    /// Where it is told that a worker cannot go on.
-    #[must_use]
-    pub fn failed(&self) -> Receiver<EngineError> {
-        self.failures.clone()
-    }
-}
-
-impl Drop for DeviceThread {
-    fn drop(&mut self) {
-        drop((self.stop.take(), self.handle.take()));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// Where the protocol's datagrams go.
 #[derive(Default)]
@@ -191,7 +51,7 @@ impl Output for Wires {
     }
 }
 
-struct RunningDevice {
+pub(super) struct RunningDevice {
     config: DeviceConfig,
     requests: Receiver<Request>,
     stopped: Receiver<()>,
@@ -211,7 +71,7 @@ struct RunningDevice {
 }
 
 impl RunningDevice {
-    fn new(
+    pub(super) fn new(
         config: DeviceConfig,
         requests: Receiver<Request>,
         stopped: Receiver<()>,
@@ -249,7 +109,7 @@ impl RunningDevice {
         }
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         self.link_changed();
         while !self.is_stopped() {
             let next_ms = self.protocol.poll(&mut self.wires);
@@ -479,7 +339,3 @@ fn errno_of(error: &SocketsError) -> i32 {
         _ => libc::EAFNOSUPPORT,
     }
 }
-
-#[cfg(test)]
-#[path = "simulation_tests.rs"]
-mod simulation;
