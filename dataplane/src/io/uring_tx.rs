@@ -17,7 +17,7 @@ use super::{
     Slot, Transmit,
 };
 use crate::packet::merge::Piece;
-use crate::ring::uring::{Completion, Ring, SINGLE_READS};
+use crate::ring::uring::{CHAIN_MAX, Completion, Ring, SINGLE_READS};
 
 /// The half that the worker's packet path transmits through.
 pub(super) struct Tx {
@@ -126,7 +126,7 @@ impl Tx {
     /// Prepares a chain of what is queued, unless one is under way.
     pub(super) fn submit_sends(&mut self) {
         if self.chained == 0 && !self.blocked && !self.ring.sends.is_empty() {
-            self.chained = self.ring.sends.len().min(Ring::CHAIN_MAX);
+            self.chained = self.ring.sends.len().min(CHAIN_MAX);
             self.ring.send_chain(self.chained);
         }
         self.queued_bytes = 0;

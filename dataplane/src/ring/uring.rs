@@ -17,12 +17,16 @@ use super::group::BufferGroup;
 use super::memory::Slot;
 use super::receive::{Arrival, parse, template};
 use super::sends::SendQueue;
-use super::writes::WritePool;
+use super::writes::{WRITES_MAX, WritePool};
 
-/// Submissions prepared between two calls of the kernel.
-const SUBMISSIONS: u32 = 256;
+/// Submissions prepared between two calls of the kernel: every write, a whole chain of sends and
+/// all reads, receives and polls fit, so that a turn under load is one call.
+const SUBMISSIONS: u32 = 512;
+/// Sends that fit into one chain.
+pub const CHAIN_MAX: usize = 128;
 /// Single-shot tun reads in flight at most.
 pub const SINGLE_READS: usize = 16;
+const _: () = assert!(WRITES_MAX as usize + CHAIN_MAX + SINGLE_READS + 32 <= SUBMISSIONS as usize);
 
 /// What an operation came to. Errors are errno values.
 #[derive(Debug)]
@@ -225,9 +229,6 @@ impl Ring {
         }
     }
 
-    /// Sends that fit into one chain.
-    pub const CHAIN_MAX: usize = SUBMISSIONS as usize / 2;
-
     /// Submits the prepared write `index` to the tun queue `file`.
     pub fn write(&mut self, index: u16, file: u16) {
         let (vectors, count) = self.writes.vectors(index);
@@ -273,7 +274,7 @@ impl Ring {
     /// Linked requests run as deferred work, and the kernel runs that only until as many
     /// completions are there as were waited for (`io_run_local_work_continue`): with 1, a chain
     /// would move one send a call. Sends and writes never wait, so waiting for all of them is no
-    /// waiting.
+    /// waiting; those that have completed, but were not taken yet, count among them, not besides.
     ///
     /// # Errors
     /// The kernel's, other than those that only mean "later".
@@ -281,9 +282,7 @@ impl Ring {
         if let Some(error) = self.lost.take() {
             return Err(error);
         }
-        let there = self.uring.completion().len();
-        let want = (there + self.due).max(usize::from(wait));
-        match self.uring.submit_and_wait(want) {
+        match self.uring.submit_and_wait(self.due.max(usize::from(wait))) {
             Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
         }
@@ -402,6 +401,51 @@ impl Drop for Ring {
             self.groups.drain(..).for_each(std::mem::forget);
             self.singles.iter_mut().filter_map(Option::take).for_each(std::mem::forget);
             std::mem::forget(std::mem::replace(&mut self.template, Box::new(template())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::sync::mpsc;
+
+    use super::super::memory::Pool;
+    use super::*;
+
+    /// A full submission queue completes writes before `enter` is called: waiting for them once
+    /// more would be waiting for ever.
+    #[test]
+    fn what_completed_early_is_not_waited_for_again() {
+        let (done, finished) = mpsc::channel();
+        std::thread::spawn(move || {
+            let sink = File::options().write(true).open("/dev/null").unwrap();
+            let (quiet, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (pool, _slots) = Pool::new(1, 64).unwrap();
+            let files = [sink.as_raw_fd(), quiet.as_raw_fd()];
+            let mut ring = match Ring::new(&files, 4096, WritePool::new(pool)) {
+                Ok(ring) => ring,
+                Err(error) => return done.send(Err(error)).unwrap(),
+            };
+            for _ in 0..WRITES_MAX {
+                let index = ring.writes.prepare(&[0; 20], std::iter::empty(), 1, 20).unwrap();
+                ring.write(index, 0);
+            }
+            for _ in 0..SUBMISSIONS {
+                ring.poll(1, libc::POLLIN);
+            }
+            ring.enter(true).unwrap();
+            let written = std::iter::from_fn(|| ring.next_completion()).count();
+            assert_eq!((written, ring.due), (usize::from(WRITES_MAX), 0));
+            done.send(Ok(())).unwrap();
+        });
+        match finished.recv_timeout(Duration::from_secs(20)) {
+            Ok(Ok(())) => {}
+            // A machine without io_uring has nothing to show here.
+            Ok(Err(error)) => assert!(error.raw_os_error().is_some(), "{error}"),
+            Err(error) => panic!("the ring waits for completions that have come: {error}"),
         }
     }
 }
