@@ -30,6 +30,12 @@ impl Case {
     ) -> Self {
         Self { name: name.into(), run: Box::new(run) }
     }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// Runs `cases` in a lab. Hosts have fixed names and the machine few cores: one at a time.
