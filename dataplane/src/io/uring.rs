@@ -135,24 +135,52 @@ impl Uring {
         if std::mem::take(&mut tx.read_ready) {
             (self.read_polled, tx.read_drained) = (false, false);
         }
-        // Reads that wait are topped up one by one; those that do not go in whole batches.
-        if self.read_polled || (tx.nowait && self.reads_armed > 0) {
+        if self.read_polled || self.reads_armed > 0 {
             return;
         }
+        if !tx.nowait {
+            self.read_directly();
+        }
+        let tx = &mut self.tx;
         let queue = tx.files.queue;
-        if tx.nowait && tx.read_drained {
+        if tx.read_drained {
             tx.ring.poll(queue, libc::POLLIN);
             self.read_polled = true;
             return;
         }
-        while self.reads_armed < SINGLE_READS
+        while tx.nowait
+            && self.reads_armed < SINGLE_READS
             && let Some(slot) = self.idle_frames.pop()
         {
-            if let Err(slot) = tx.ring.read_once(queue, slot, tx.nowait) {
+            if let Err(slot) = tx.ring.read_once(queue, slot) {
                 self.idle_frames.push(slot);
                 break;
             }
             self.reads_armed += 1;
+        }
+    }
+
+    /// Before Linux 6.4 the tun knows no `RWF_NOWAIT`. A request that finds nothing to read then
+    /// waits in the kernel, where every frame wakes all that wait, and those that were woken in
+    /// vain too often go to threads. So the ring only says when there is something to read.
+    fn read_directly(&mut self) {
+        let tx = &mut self.tx;
+        if !tx.frames.is_empty() {
+            // The network is slower: the rest stays in the tun's queue.
+            return;
+        }
+        for _ in 0..SINGLE_READS {
+            let Some(mut slot) = self.idle_frames.pop() else { return };
+            match sys::tun::read(tx.files.get(tx.files.queue), &mut slot) {
+                Ok(len) => tx.frame_read(slot, len),
+                Err(error) => {
+                    self.idle_frames.push(slot);
+                    tx.read_failed(error.raw_os_error().unwrap_or(libc::EIO));
+                    // Whatever the reason: the worker must not sleep without a poll.
+                    tx.read_drained = true;
+                    return;
+                }
+            }
         }
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Tx {
     /// A single read found the queue empty, and no poll has said otherwise since.
     pub(super) read_drained: bool,
     pub(super) read_ready: bool,
-    /// Single reads may be asked not to wait.
+    /// Single reads can be asked not to wait.
     pub(super) nowait: bool,
     pub(super) queued_bytes: usize,
     /// Writes in flight that point into each receive slot.
@@ -159,7 +159,7 @@ impl Tx {
                         Ok(len) => self.frame_read(slot, len),
                         Err(_) => {
                             self.single_slots.push(slot);
-                            self.read_failed(-result);
+                            self.single_failed(-result);
                         }
                     }
                 }
@@ -188,18 +188,25 @@ impl Tx {
         }
     }
 
-    fn frame_read(&mut self, slot: Slot, len: usize) {
+    pub(super) fn frame_read(&mut self, slot: Slot, len: usize) {
         self.counters.outbound.reads.add(1);
         self.depths[usize::from(self.files.queue)].delivered(len);
         self.frames.push_back((slot, len));
     }
 
-    fn read_failed(&mut self, errno: i32) {
+    /// The tun knows no `RWF_NOWAIT` before Linux 6.4, which every read of a batch says.
+    fn single_failed(&mut self, errno: i32) {
+        if errno == libc::EOPNOTSUPP {
+            self.nowait = false;
+        } else {
+            self.read_failed(errno);
+        }
+    }
+
+    pub(super) fn read_failed(&mut self, errno: i32) {
         match errno {
             libc::ENOBUFS => self.counters.receive_starved.add(1),
             libc::EAGAIN => self.read_drained = true,
-            // The tun knows no RWF_NOWAIT before Linux 6.4: reads then wait in the kernel.
-            libc::EOPNOTSUPP if self.nowait => self.nowait = false,
             libc::EINTR | libc::ECANCELED => {}
             errno => self.fatal = Some(errno),
         }

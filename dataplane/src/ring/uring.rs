@@ -168,16 +168,16 @@ impl Ring {
         self.push(&entry);
     }
 
-    /// Starts one read of the tun queue `file` into `slot`, which does not wait for a frame if
-    /// `nowait` (tun: Linux 6.4); gives the slot back when [`SINGLE_READS`] are under way.
+    /// Starts one read of the tun queue `file` into `slot`, which does not wait for a frame (tun:
+    /// Linux 6.4); gives the slot back when [`SINGLE_READS`] are under way.
     ///
     /// # Errors
     /// The slot.
-    pub fn read_once(&mut self, file: u16, slot: Slot, nowait: bool) -> Result<(), Slot> {
+    pub fn read_once(&mut self, file: u16, slot: Slot) -> Result<(), Slot> {
         let Some(place) = self.singles.iter().position(Option::is_none) else { return Err(slot) };
         let len = u32::try_from(slot.len()).unwrap_or(u32::MAX);
         let entry = opcode::Read::new(Fixed(file.into()), slot.address(), len)
-            .rw_flags(if nowait { libc::RWF_NOWAIT } else { 0 })
+            .rw_flags(libc::RWF_NOWAIT)
             .build()
             .user_data(tag(Kind::ReadOnce, file) | (place as u64) << 16);
         self.singles[place] = Some(slot);
