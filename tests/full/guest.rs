@@ -100,7 +100,7 @@ fn start(image: &Path, console: &Path, group: &str) -> Guest {
     // Everything after the two dashes is what /init runs.
     let words = format!(
         "console=ttyS0 quiet panic=-1 rdinit=/init -- \
-         env {INSIDE}=1 RINGTUN_FULL=1 RINGTUN_BIN=/bin/ringtun RUST_BACKTRACE=1 full {group}::"
+         env {INSIDE}=1 RINGTUN_FULL=1 RINGTUN_BIN=/bin/ringtun RUST_BACKTRACE=1 full --color never {group}::"
     );
     let mut command = Command::new("qemu-system-x86_64");
     // Never KVM because its device file exists: software emulation works everywhere.

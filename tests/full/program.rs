@@ -81,8 +81,10 @@ impl Program {
             // It would become another user, which a user namespace of one user has not got.
             command.arg("--disable-drop-privileges");
         }
-        let mut process = host.spawn(command).unwrap();
+        // Left behind by a killed one; it must not be taken for the new one's.
         let socket = format!("/var/run/wireguard/{device}.sock");
+        let _ = std::fs::remove_file(&socket);
+        let mut process = host.spawn(command).unwrap();
         until(&format!("{} has a socket", self.name()), || {
             assert!(process.ended().unwrap().is_none(), "{}", process.last_lines(5).join("\n"));
             Path::new(&socket).exists()
@@ -97,8 +99,6 @@ impl Program {
             Some(process) => drop(process),
             None => host.delete_link(device).unwrap(),
         }
-        // Left behind by a killed process; the next one would find it.
-        let _ = std::fs::remove_file(format!("/var/run/wireguard/{device}.sock"));
         until("the device is gone", || !host.has_interface(device).unwrap());
     }
 }
