@@ -243,8 +243,20 @@ impl Ends {
 
     pub(crate) fn assert_reaches(&self, from: Side) {
         for to in from.other().inner() {
-            assert!(self.reaches(from, to, patience()), "{from:?} does not reach {to}");
+            let reaches = self.reaches(from, to, patience());
+            assert!(reaches, "{from:?} does not reach {to}: {}", self.post_mortem());
         }
+    }
+
+    /// What both ends say of each other, for a test that failed.
+    pub(crate) fn post_mortem(&self) -> String {
+        let ours = query(&socket(&self.device(Side::Ours)));
+        let ours = ours.map(|status| (status.peers, status.workers, status.kernel_drops));
+        let theirs = run(&self.theirs, "wg", &["show", &self.device(Side::Theirs)]);
+        let log = |process: &Option<Process>| {
+            process.as_ref().map(|process| process.stdout() + &process.stderr()).unwrap_or_default()
+        };
+        format!("{ours:#?}\n{}\n{theirs}\n{}", log(&self.ringtun), log(&self.other))
     }
 
     /// Pings and verified TCP, both ways, both families.

@@ -76,7 +76,7 @@ impl Program {
             }
         };
         let mut command = Command::new(program);
-        command.args(["-f", device]).env("NO_COLOR", "1");
+        command.args(["-f", device]).env("NO_COLOR", "1").env("LOG_LEVEL", "verbose");
         if self == Self::Boringtun {
             // It would become another user, which a user namespace of one user has not got.
             command.arg("--disable-drop-privileges");
