@@ -2,7 +2,8 @@
 # Runs every test of ringtun: unit, property, structure, end to end, allocation.
 #
 #   bash tests/run.sh          what CI runs; a few minutes
-#   bash tests/run.sh --full   the same with longer transfers and 20,000 cases a property
+#   bash tests/run.sh --full   the same with longer transfers, 20,000 cases a property, and other
+#                              WireGuards at the other end (tests/README.md); half an hour or more
 #
 # Needs Rust, a C linker and Linux. Programs that some tests use are installed where apt and root
 # (or sudo) are there; otherwise it says what is left out. The network of the machine is never
@@ -16,7 +17,7 @@ full=
 for argument in "$@"; do
     case "$argument" in
         --full) full=1 ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "unknown option $argument; see --help" >&2; exit 2 ;;
     esac
 done
@@ -41,6 +42,13 @@ tools=(
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
 )
+if [ -n "$full" ]; then
+    tools+=(
+        'qemu-system-x86_64:qemu-system-x86:the tests with the WireGuard of the kernel are left out'
+        'busybox:busybox-static:the tests with the WireGuard of the kernel are left out'
+        'cpio:cpio:the tests with the WireGuard of the kernel are left out'
+    )
+fi
 packages=()
 for tool in "${tools[@]}"; do
     IFS=: read -r program package _ <<<"$tool"
@@ -77,6 +85,14 @@ fi
 
 if [ -n "$full" ]; then
     export PROPTEST_CASES=20000 RINGTUN_FULL=1
+    say 'making the guest with the kernel of Debian'
+    bash tests/guest/build.sh || say 'no guest: the tests with the WireGuard of the kernel are left out'
+    if [ ! -x target/full/boringtun/bin/boringtun-cli ]; then
+        say 'building boringtun-cli, once'
+        cargo install --quiet --locked boringtun-cli --root target/full/boringtun \
+            --target-dir target/full/build ||
+            say 'no boringtun-cli: the tests with it are left out'
+    fi
 fi
 
 say 'building'

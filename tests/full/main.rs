@@ -3,6 +3,7 @@
 //! ```text
 //! this machine   ringtun ── wg0 of wireguard-go, of boringtun, of ringtun          peers.rs
 //!                rekeys under traffic, all of them at once                         rekey.rs
+//!                ringtun here ── wg0 of the kernel in the guest                      outside.rs
 //! guest.rs       starts QEMU with Debian's kernel, and this binary in it:
 //!   in the guest ringtun ── wg0 of the kernel                                      peers.rs
 //!                ringtun without multishot reads, plain and WireGuard              fallback.rs
@@ -14,6 +15,7 @@
 mod ends;
 mod fallback;
 mod guest;
+mod outside;
 mod peers;
 mod program;
 mod rekey;
@@ -24,6 +26,10 @@ use ringtun_tests::place::{FULL, is_full};
 use ringtun_tests::suite::{self, Case};
 
 fn main() -> ExitCode {
+    if guest::is_serving() {
+        outside::serve().unwrap();
+        return ExitCode::SUCCESS;
+    }
     if guest::is_inside() {
         let mut cases = peers::cases(&guest::PROGRAMS);
         cases.extend(rekey::cases(&guest::PROGRAMS));
@@ -33,6 +39,7 @@ fn main() -> ExitCode {
     let mut cases = peers::cases(&program::HERE);
     cases.extend(rekey::cases(&program::HERE));
     cases.extend(guest::cases());
+    cases.extend(outside::cases());
     if !is_full() {
         cases = cases.into_iter().map(left_out).collect();
     }
