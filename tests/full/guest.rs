@@ -2,13 +2,13 @@
 //! it. tests/guest/build.sh makes its file system; the guest ends with the tests it was given.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use ringtun::lab::Host;
 use ringtun_tests::place::{binary, find_program};
 use ringtun_tests::suite::Case;
 
@@ -34,14 +34,42 @@ pub(crate) fn is_serving() -> bool {
 
 /// One case a boot: the tests in the guest whose names begin so.
 pub(crate) fn cases() -> Vec<Case> {
-    ["kernel", "fallback", "rekey"]
+    let mut cases: Vec<Case> = ["kernel", "fallback", "rekey"]
         .into_iter()
-        .map(|group| Case::maybe(format!("guest::{group}"), move || boot(group)))
-        .collect()
+        .map(|group| {
+            let words = format!("full --color never {group}::");
+            Case::maybe(format!("guest::{group}"), move || boot(group, &words, Vec::new()))
+        })
+        .collect();
+    cases.push(Case::maybe("guest::e2e", e2e));
+    cases
 }
 
-/// The checkout's `target`: where tests/guest/build.sh leaves what it makes.
-fn folder() -> PathBuf {
+/// The end-to-end tests of single reads, on the kernel they are for. Left out is what fails when
+/// both ends and the traffic share a slow machine: how much one read brings, and how much a
+/// socket's buffer holds.
+fn e2e() -> Option<String> {
+    let missing = missing();
+    if missing.is_some() {
+        return missing;
+    }
+    let own = env::current_exe().unwrap();
+    let built = fs::read_dir(own.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let newest = built
+        .filter(|path| path.extension().is_none())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("e2e-"))
+        .max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+    let Some(newest) = newest else {
+        return Some("e2e is not built: cargo test -p ringtun-tests --no-run".to_owned());
+    };
+    let program = folder().join("e2e");
+    fs::copy(newest, &program).unwrap();
+    let skipped = "--skip super_packets_happen --skip garbage_of_strangers";
+    boot("e2e", &format!("e2e --color never {skipped} uring_single_shot::"), vec![program])
+}
+
+/// Where tests/guest/build.sh leaves what it makes.
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/guest")
 }
 
@@ -60,23 +88,21 @@ pub(crate) fn missing() -> Option<String> {
     (!base.is_file()).then(|| format!("no {}: bash tests/guest/build.sh", base.display()))
 }
 
-fn boot(group: &str) -> Option<String> {
+fn boot(name: &str, words: &str, programs: Vec<PathBuf>) -> Option<String> {
     let missing = missing();
     if missing.is_some() {
         return missing;
     }
-    let console = folder().join(format!("{group}.log"));
-    let machine = Machine::new(group, &[]);
-    let words = format!(
-        "env {INSIDE}=1 RINGTUN_FULL=1 RINGTUN_BIN=/bin/ringtun RUST_BACKTRACE=1 \
-         full --color never {group}::"
-    );
-    let mut command = machine.command(&words, None);
-    command.stdin(Stdio::null()).stdout(File::create(&console).unwrap());
-    let mut guest = Guest(command.spawn().unwrap());
-    let ended = wait(&mut guest);
-    let said = fs::read(&console).unwrap();
-    let said = String::from_utf8_lossy(&said);
+    let console = folder().join(format!("{name}.log"));
+    let machine = Machine::new(name, programs);
+    let words =
+        format!("env {INSIDE}=1 RINGTUN_FULL=1 RINGTUN_BIN=/bin/ringtun RUST_BACKTRACE=1 {words}");
+    // A host of the lab, for its processes end with this one, however that ends.
+    let host = Host::new("machine").unwrap();
+    let mut guest = host.spawn(machine.command(&words, None)).unwrap();
+    let ended = guest.wait_timeout(BOUND).unwrap();
+    let said = guest.stdout() + &guest.stderr();
+    fs::write(&console, &said).unwrap();
     let results = said.lines().filter(|line| {
         ["test ", "test result", "GUEST"].iter().any(|begin| line.starts_with(begin))
     });
@@ -98,24 +124,18 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// `files` go to /bin, too.
-    pub(crate) fn new(name: &str, files: &[(&str, &str)]) -> Self {
-        let image = folder().join(name);
+    /// `more` are copies of what else goes to /bin; they are removed.
+    pub(crate) fn new(name: &str, more: Vec<PathBuf>) -> Self {
+        let image = folder().join(format!("{name}.cpio.gz"));
         let own = fs::canonicalize(env::current_exe().unwrap()).unwrap();
         let full = folder().join("full");
         fs::copy(own, &full).unwrap();
-        let mut more = vec![full, binary()];
-        for (name, text) in files {
-            let path = folder().join(name);
-            fs::write(&path, text).unwrap();
-            more.push(path);
-        }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/build.sh");
         let mut pack = Command::new("bash");
-        pack.arg(script).arg("pack").arg(&image).args(&more);
+        pack.arg(script).arg("pack").arg(&image).arg(binary()).arg(&full).args(&more);
         let packed = pack.output().unwrap();
         // They are in the image now.
-        more.iter().skip(2).for_each(|path| fs::remove_file(path).unwrap());
+        more.iter().chain([&full]).for_each(|path| fs::remove_file(path).unwrap());
         assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
         Self { image }
     }
@@ -150,25 +170,4 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.image);
     }
-}
-
-/// Ends with the test, whatever happens.
-struct Guest(Child);
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait(guest: &mut Guest) -> Option<ExitStatus> {
-    let begin = Instant::now();
-    while begin.elapsed() < BOUND {
-        if let Some(status) = guest.0.try_wait().unwrap() {
-            return Some(status);
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    None
 }

@@ -21,7 +21,7 @@ use ringtun_tests::place::{binary, find_program};
 use ringtun_tests::suite::Case;
 
 use crate::ends::{patience, run, until};
-use crate::guest::{Machine, missing};
+use crate::guest::{Machine, folder, missing};
 
 const DEVICE: &str = "rt-out";
 const TAP: &str = "tap0";
@@ -81,7 +81,9 @@ fn across(first: First) {
     let config = "/run/rt-out.conf";
     fs::write(config, ours).unwrap();
     fs::set_permissions(config, fs::Permissions::from_mode(0o600)).unwrap();
-    let machine = Machine::new("outside", &[("wg0.conf", &theirs)]);
+    let copy = folder().join("wg0.conf");
+    fs::write(&copy, theirs).unwrap();
+    let machine = Machine::new("outside", vec![copy]);
     let mut guest = host.spawn(machine.command("env RINGTUN_GUEST=serve full", Some(TAP))).unwrap();
     until("QEMU has made its network", || {
         assert!(guest.ended().unwrap().is_none(), "{}", guest.stderr());
