@@ -9,6 +9,7 @@ pub mod handshake;
 pub mod keys;
 pub mod limiter;
 pub mod messages;
+mod noise;
 pub mod replay;
 pub mod session;
 pub mod timestamp;
