@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! handshake under way   every 5 s + jitter, at most 18 times in 90 s   another initiation; give up
-//! data sent, no answer  10 + 5 s after the first of it                 new handshake
+//! data sent, no answer  10 + 5 s + jitter after the first of it        new handshake
 //! data received, silent 10 s after the first of it                     keepalive
 //! persistent keepalive  so many seconds after anything authentic       keepalive
 //! no new session        540 s after the last one was made              keys are erased
@@ -17,6 +17,8 @@ pub const JITTER_MAX_MS: u64 = 334;
 pub const RETRIES_MAX: u32 = 18;
 /// How long an end may stay silent that has received data.
 pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+/// How long data may stay unanswered.
+pub const UNANSWERED_MS: u64 = KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS;
 /// When all keys are erased: three times `REJECT_AFTER_TIME`.
 pub const ERASE_AFTER_MS: u64 = 3 * 180_000;
 
@@ -44,6 +46,8 @@ pub struct State {
     pub session_made_ms: u64,
     /// Our handshake.
     pub attempt: Option<Attempt>,
+    /// Jitter of the handshake that unanswered data calls for.
+    pub jitter_ms: u64,
     /// Persistent keepalive; 0 is off.
     pub keepalive_ms: u64,
 }
@@ -82,7 +86,7 @@ pub fn due(state: &State, now_ms: u64) -> Due {
     }
     let unanswered = state.unanswered_since_ms > 0
         && state.attempt.is_none()
-        && is_due(state.unanswered_since_ms, KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS);
+        && is_due(state.unanswered_since_ms, UNANSWERED_MS + state.jitter_ms);
     let owed = state.owed_since_ms > 0 && is_due(state.owed_since_ms, KEEPALIVE_TIMEOUT_MS);
     let persistent = state.keepalive_ms > 0 && is_due(state.traffic_ms, state.keepalive_ms);
     let erase = state.session_made_ms > 0 && is_due(state.session_made_ms, ERASE_AFTER_MS);
@@ -118,6 +122,8 @@ mod tests {
         assert_eq!(due(&idle, u64::MAX), Due::default());
         let (at, found) = first(State { unanswered_since_ms: 1_000, ..idle });
         assert!(at == 16_000 && found.initiate && !found.keepalive);
+        let late = State { unanswered_since_ms: 1_000, jitter_ms: 333, ..idle };
+        assert_eq!(first(late).0, 16_333);
         let (at, found) = first(State { owed_since_ms: 1_000, ..idle });
         assert!(at == 11_000 && found.keepalive && !found.initiate);
         let (at, found) = first(State { keepalive_ms: 25_000, ..idle });
@@ -154,6 +160,7 @@ mod tests {
             traffic_ms: 9_000,
             session_made_ms: 1_000,
             attempt: None,
+            jitter_ms: 0,
             keepalive_ms: 60_000,
         };
         assert_eq!(due(&state, 9_000).next_ms, Some(18_000));

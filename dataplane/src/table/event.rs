@@ -23,8 +23,6 @@ pub enum Event {
 pub struct HandshakeMessage {
     /// Who sent it, and to which of our addresses.
     pub from: Endpoint,
-    /// MAC2 proves that the sender receives at its address.
-    pub mac2_valid: bool,
     /// Bytes of the message.
     pub len: usize,
     /// The message, then zeroes.

@@ -148,7 +148,7 @@ impl Activity {
         set(&self.sent_ms, now_ms);
         set(&self.owed_since_ms, 0);
         if data && self.unanswered_since_ms.load(Ordering::Relaxed) == 0 {
-            set(&self.unanswered_since_ms, now_ms);
+            self.unanswered_since_ms.store(now_ms, Ordering::SeqCst);
         }
         data && self.wants_watching()
     }
@@ -160,14 +160,15 @@ impl Activity {
         set(&self.received_ms, now_ms);
         set(&self.unanswered_since_ms, 0);
         if data && self.owed_since_ms.load(Ordering::Relaxed) == 0 {
-            set(&self.owed_since_ms, now_ms);
+            self.owed_since_ms.store(now_ms, Ordering::SeqCst);
         }
         data && self.wants_watching()
     }
 
     #[inline]
     fn wants_watching(&self) -> bool {
-        !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
+        // SeqCst, as the stores before it: see `protocol`, where the reverse is done.
+        !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::AcqRel)
     }
 }
 

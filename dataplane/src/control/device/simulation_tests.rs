@@ -50,11 +50,14 @@ struct Weather {
     loss: u64,
     repeat: u64,
     damage: u64,
+    delay_min_ms: u64,
     delay_max_ms: u64,
 }
 
-const FAIR: Weather = Weather { loss: 0, repeat: 0, damage: 0, delay_max_ms: 0 };
-const FOUL: Weather = Weather { loss: 10, repeat: 10, damage: 5, delay_max_ms: 40 };
+const FAIR: Weather = Weather { loss: 0, repeat: 0, damage: 0, delay_min_ms: 0, delay_max_ms: 0 };
+const FAR: Weather = Weather { delay_min_ms: 60, delay_max_ms: 60, ..FAIR };
+const FOUL: Weather =
+    Weather { loss: 10, repeat: 10, damage: 5, delay_min_ms: 0, delay_max_ms: 40 };
 
 /// The kernel of one end: takes datagrams and tun writes.
 struct FakeTx {
@@ -187,7 +190,7 @@ impl World {
 
     /// What the network makes of a datagram.
     fn transmit(&mut self, to: usize, mut datagram: Vec<u8>) {
-        let Weather { loss, repeat, damage, delay_max_ms } = self.weather;
+        let Weather { loss, repeat, damage, delay_min_ms, delay_max_ms } = self.weather;
         if self.random.below(100) < loss {
             return;
         }
@@ -197,7 +200,8 @@ impl World {
             datagram[bit / 8] ^= 1 << (bit % 8);
         }
         for _ in 0..copies {
-            let at = self.now_ms.load(Ordering::Relaxed) + self.random.below(delay_max_ms + 1);
+            let delay_ms = delay_min_ms + self.random.below(delay_max_ms - delay_min_ms + 1);
+            let at = self.now_ms.load(Ordering::Relaxed) + delay_ms;
             self.sent += 1;
             self.wire.insert((at, self.sent), (to, datagram.clone()));
         }
@@ -315,4 +319,13 @@ fn after_a_cut_of_five_minutes_traffic_flows_again() {
     world.weather = FAIR;
     converse(&mut world, 1_000);
     assert_eq!(converse(&mut world, 500), [500, 500]);
+}
+
+#[test]
+fn over_a_long_line_with_traffic_both_ways_no_rekey_loses_anything() {
+    let mut world = World::new(5, FAR);
+    // Ten minutes: both ends begin at once, and sessions follow one another every two minutes.
+    converse(&mut world, 2_000);
+    let arrived = converse(&mut world, 60_000);
+    assert_eq!(arrived, [60_000, 60_000]);
 }

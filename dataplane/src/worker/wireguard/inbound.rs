@@ -286,7 +286,7 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let mut bytes = [0; HANDSHAKE_LEN_MAX];
     let Some(place) = bytes.get_mut(..message.len()) else { return };
     place.copy_from_slice(message);
-    let event = Event::Handshake(HandshakeMessage { from, mac2_valid, len: message.len(), bytes });
+    let event = Event::Handshake(HandshakeMessage { from, len: message.len(), bytes });
     let queue = if mac2_valid { &common.control.proven } else { &common.control.handshakes };
     match queue.try_send(event) {
         Ok(()) => counters.handshakes.add(1),

@@ -1,0 +1,220 @@
+//! What the field's other implementations do and users rely on: who initiates, when, how often.
+
+use super::config::DeviceUpdate;
+use super::tests::*;
+use super::*;
+use crate::packet::endpoint::Source;
+use crate::wire::wireguard::messages::{COOKIE_REPLY_LEN, INITIATION_LEN, RESPONSE_LEN};
+
+/// Index of the end whose key is the greater one.
+fn greater(world: &World) -> usize {
+    usize::from(world.ends[1].key.public() > world.ends[0].key.public())
+}
+
+#[test]
+fn when_initiations_cross_there_is_one_session_and_one_initiator() {
+    let mut world = World::new([7, 7]);
+    world.want_session(0);
+    world.want_session(1);
+    let mut lens = world.exchange();
+    lens.sort_unstable();
+    assert_eq!(lens, [32, RESPONSE_LEN, INITIATION_LEN, INITIATION_LEN]);
+    let initiator = greater(&world);
+    for n in [0, 1] {
+        let live = world.session(n).unwrap().upgrade().unwrap();
+        assert_eq!(live.session.initiator, n == initiator);
+    }
+    // The other end's handshake has ended with it.
+    world.pass(30_000);
+    assert_eq!(world.lose_all(), 0);
+    assert!(world.ends.iter().all(|end| end.protocol.handshakes.is_empty()));
+}
+
+#[test]
+fn an_end_that_does_not_get_through_answers_in_the_second_round() {
+    let mut world = World::new([7, 7]);
+    let blocked = greater(&world);
+    world.want_session(0);
+    world.want_session(1);
+    let mut rounds = 0;
+    while !world.connected() {
+        rounds += 1;
+        assert!(rounds < 20, "never connected");
+        // Initiations of the end with the greater key are lost; all else arrives.
+        while let Some((n, datagram)) = world.next_datagram() {
+            if n != blocked || datagram.len() != INITIATION_LEN {
+                world.deliver(n, &datagram);
+            }
+        }
+        world.pass(1_000);
+    }
+    assert!(rounds <= 7, "{rounds}");
+}
+
+#[test]
+fn a_confirmed_session_ends_our_own_handshake() {
+    let mut world = World::new([7, 7]);
+    world.want_session(0);
+    assert_eq!(world.lose_all(), 1);
+    world.pass(2_000);
+    world.want_session(1);
+    assert_eq!(world.exchange(), HANDSHAKE);
+    world.pass(20_000);
+    assert_eq!(world.lose_all(), 0, "no second handshake");
+}
+
+#[test]
+fn with_nothing_but_keepalives_a_session_is_replaced_in_time() {
+    let mut world = World::new([7, 7]);
+    world.change_peer(0, |peer| peer.persistent_keepalive_s = Some(25));
+    assert_eq!(world.exchange(), HANDSHAKE);
+    for _ in 0..1_000 {
+        world.pass(1_000);
+        world.exchange();
+        let now_ms = world.now_ms.load(Ordering::Relaxed);
+        for n in [0, 1] {
+            let live = world.session(n).unwrap().upgrade().unwrap();
+            assert!(now_ms - live.session.created_ms < 120_000 + 26_000);
+        }
+    }
+}
+
+#[test]
+fn a_clock_set_back_does_not_keep_us_out() {
+    let mut world = World::new([7, 7]);
+    world.want_session(0);
+    assert_eq!(world.exchange(), HANDSHAKE);
+    world.ends[0].protocol.wall = Box::new(|| Duration::from_secs(1_600_000_000));
+    for _ in 0..3 {
+        world.pass(6_000);
+        world.want_session(0);
+        assert_eq!(world.exchange(), HANDSHAKE);
+    }
+}
+
+#[test]
+fn a_retry_does_not_insist_on_the_address_it_was_heard_at() {
+    let mut world = World::new([7, 7]);
+    let source = Some(Source { address: [192, 0, 2, 1].into(), interface: 3 });
+    let to = world.ends[1].at.to;
+    world.peer(0).endpoint.store(Some(Arc::new(Endpoint { to, source })));
+    world.want_session(0);
+    assert_eq!(world.ends[0].sent.datagrams.pop_front().unwrap().0.source, source);
+    world.pass(5_400);
+    assert_eq!(world.ends[0].sent.datagrams.pop_front().unwrap().0, Endpoint::from(to));
+}
+
+#[test]
+fn who_was_given_up_is_not_called_again_for_old_data() {
+    let mut world = World::new([7, 7]);
+    world.want_session(0);
+    world.exchange();
+    let peer = world.peer(0);
+    peer.activity.sent(world.now_ms.load(Ordering::Relaxed), true);
+    world.event(0, Event::Activity(Arc::clone(&peer)));
+    let mut tries = 0;
+    for second in 0..300 {
+        world.pass(1_000);
+        tries += world.lose_all();
+        if second == 20 {
+            // On the old session, which still seals, while the handshake is under way.
+            peer.activity.sent(world.now_ms.load(Ordering::Relaxed), true);
+        }
+    }
+    assert_eq!(tries, 19);
+}
+
+#[test]
+fn workers_look_through_what_waits_when_a_peer_or_the_key_goes() {
+    let mut world = World::new([7, 7]);
+    let generation = |world: &World| {
+        let shared = world.ends[0].protocol.shared();
+        (shared.generation.load(Ordering::Relaxed), world.ends[0].sent.wakes)
+    };
+    assert_eq!(generation(&world), (1, 0));
+    world.change_peer(0, |peer| peer.persistent_keepalive_s = Some(9));
+    assert_eq!(generation(&world), (1, 0), "nobody is gone");
+    world.change_peer(0, |peer| peer.remove = true);
+    assert_eq!(generation(&world), (2, 1));
+    let private_key = Some(Some(PrivateKey::from_bytes([77; 32])));
+    world.update(0, DeviceUpdate { private_key, ..Default::default() });
+    assert_eq!(generation(&world), (3, 2));
+}
+
+#[test]
+fn a_cookie_is_for_an_address_and_port_and_dies_with_its_secret() {
+    let mut world = World::new([7, 7]);
+    let load = |world: &mut World| world.ends[1].protocol.note_queue(100, 512);
+    load(&mut world);
+    world.want_session(0);
+    let (_, bare) = world.next_datagram().unwrap();
+    world.deliver(0, &bare);
+    let (_, reply) = world.next_datagram().unwrap();
+    assert_eq!((reply.len(), world.peer(1).current.load().is_none()), (COOKIE_REPLY_LEN, true));
+    world.deliver(1, &reply);
+    assert_eq!(world.lose_all(), 0, "a cookie reply is not answered");
+    world.pass(5_400);
+    load(&mut world);
+    let (_, proven) = world.next_datagram().unwrap();
+    let at = world.ends[0].at;
+    for other in ["192.0.2.1:51821", "192.0.2.3:51820", "[2001:db8::1]:51820"] {
+        world.ends[0].at = Endpoint::from(other.parse::<SocketAddr>().unwrap());
+        world.deliver(0, &proven);
+        let (_, answer) = world.next_datagram().unwrap();
+        assert_eq!(answer.len(), COOKIE_REPLY_LEN, "{other}");
+    }
+    world.ends[0].at = at;
+    // The secret was made with the first reply at the latest: two minutes on it is another.
+    world.pass(120_000);
+    world.lose_all();
+    load(&mut world);
+    world.deliver(0, &proven);
+    let (_, answer) = world.next_datagram().unwrap();
+    assert_eq!(answer.len(), COOKIE_REPLY_LEN, "the secret has changed");
+    assert!(world.session(1).is_none());
+}
+
+#[test]
+fn a_cookie_is_used_for_less_than_two_minutes() {
+    let mut world = World::new([7, 7]);
+    world.ends[1].protocol.note_queue(100, 512);
+    world.want_session(0);
+    assert_eq!(world.exchange(), [INITIATION_LEN, COOKIE_REPLY_LEN]);
+    let start_ms = world.now_ms.load(Ordering::Relaxed);
+    for _ in 0..150 {
+        world.pass(1_000);
+        if world.ends[0].sent.datagrams.is_empty() {
+            world.want_session(0);
+        }
+        let age_ms = world.now_ms.load(Ordering::Relaxed) - start_ms;
+        while let Some((_, datagram)) = world.next_datagram() {
+            let has_cookie = datagram[132..] != [0; 16];
+            // The second between sending and this look is the test's own.
+            assert!(has_cookie == (age_ms < 115_000) || age_ms.abs_diff(115_500) < 1_000);
+        }
+    }
+}
+
+#[test]
+fn under_load_a_proven_source_gets_twenty_a_second() {
+    let mut world = World::new([7, 7]);
+    world.ends[1].protocol.note_queue(100, 512);
+    world.want_session(0);
+    assert_eq!(world.exchange(), [INITIATION_LEN, COOKIE_REPLY_LEN]);
+    world.pass(5_400);
+    world.ends[1].protocol.note_queue(100, 512);
+    let (_, proven) = world.next_datagram().unwrap();
+    // Damaged inside, MACs right: each costs the responder an exchange, so they are counted.
+    let mut forged = proven.clone();
+    forged[50] ^= 1;
+    let (stamper, cookie) = (&mut world.ends[0].protocol, &mut forged);
+    let key = stamper.peers.keys()[0];
+    stamper.peers.get_mut(&key).unwrap().stamper.stamp(cookie, 6_500);
+    (0..5).for_each(|_| world.deliver(0, &forged));
+    world.deliver(0, &proven);
+    assert_eq!(world.lose_all(), 0, "the burst is used up, and no cookie is offered");
+    world.pass(50);
+    world.ends[1].protocol.note_queue(100, 512);
+    world.deliver(0, &proven);
+    assert_eq!(world.ends[1].sent.datagrams.len(), 1);
+}
