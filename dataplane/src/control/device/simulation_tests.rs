@@ -329,3 +329,29 @@ fn over_a_long_line_with_traffic_both_ways_no_rekey_loses_anything() {
     let arrived = converse(&mut world, 60_000);
     assert_eq!(arrived, [60_000, 60_000]);
 }
+
+#[test]
+fn cookie_replies_to_no_handshake_of_ours_do_not_reach_control() {
+    let mut world = World::new(6, FAIR);
+    let from = world.ends[1].at;
+    let mut random = Random(6);
+    let mut noise: VecDeque<Vec<u8>> = (0..1_000)
+        .map(|_| {
+            let mut reply: Vec<u8> = (0..8).flat_map(|_| random.next().to_le_bytes()).collect();
+            reply[..4].copy_from_slice(&[3, 0, 0, 0]);
+            reply
+        })
+        .collect();
+    let end = &mut world.ends[0];
+    end.turn(from, &mut noise, &[]);
+    assert_eq!(end.counters.handshakes.get(), 0);
+    assert_eq!(end.counters.dropped(DropReason::BadMac), 1_000);
+    // One for a handshake under way passes.
+    end.turn(from, &mut VecDeque::new(), &[frame(0, 1)]);
+    let initiation = end.out.0.pop().unwrap();
+    let mut reply = vec![0; 64];
+    reply[0] = 3;
+    reply[4..8].copy_from_slice(&initiation[4..8]);
+    end.turn(from, &mut VecDeque::from([reply]), &[]);
+    assert_eq!(end.counters.handshakes.get(), 1);
+}

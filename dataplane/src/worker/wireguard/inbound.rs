@@ -275,9 +275,11 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let Some(checker) = checker.as_ref() else {
         return counters.count_drop(DropReason::BadMac, 1);
     };
-    // A cookie reply is authentic by itself, to control alone.
+    // A cookie reply has no MACs and is authentic to control alone, but names an index of ours:
+    // who guesses at those does not get into the queue.
     let has_macs = kind != Kind::CookieReply;
-    if has_macs && !checker.mac1_valid(message) {
+    let known = || receiver(message).is_some_and(|index| shared.sessions.is_reserved(index));
+    if !(if has_macs { checker.mac1_valid(message) } else { known() }) {
         return counters.count_drop(DropReason::BadMac, 1);
     }
     let mac2_valid = has_macs
