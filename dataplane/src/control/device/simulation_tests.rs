@@ -355,3 +355,27 @@ fn cookie_replies_to_no_handshake_of_ours_do_not_reach_control() {
     end.turn(from, &mut VecDeque::from([reply]), &[]);
     assert_eq!(end.counters.handshakes.get(), 1);
 }
+
+#[test]
+fn what_waits_is_dropped_with_its_peer_and_does_not_wait_for_one_without_an_endpoint() {
+    let mut world = World::new(7, FAIR);
+    let key = PrivateKey::from_bytes([2; 32]).public();
+    let (from, mut nothing) = (world.ends[1].at, VecDeque::new());
+    let end = &mut world.ends[0];
+    end.turn(from, &mut nothing, &[frame(0, 1), frame(0, 2)]);
+    let mut change = |end: &mut End, change: &dyn Fn(&mut PeerUpdate)| {
+        let mut peer = PeerUpdate::new(key);
+        change(&mut peer);
+        let update = DeviceUpdate { peers: vec![peer], ..Default::default() };
+        end.protocol.update(update, &mut end.out).unwrap();
+        end.turn(from, &mut nothing, &[]);
+    };
+    change(end, &|peer| peer.remove = true);
+    assert_eq!(end.counters.dropped(DropReason::NoSession), 2);
+    change(end, &|peer| {
+        let prefix = "10.0.0.2/32".parse().unwrap();
+        peer.allowed_ips.push(AllowedIpUpdate { prefix, remove: false });
+    });
+    end.turn(from, &mut VecDeque::new(), &[frame(0, 3)]);
+    assert_eq!(end.counters.dropped(DropReason::NoEndpoint), 1);
+}
