@@ -1,6 +1,8 @@
 //! What the field's other implementations do and users rely on: who initiates, when, how often.
 
-use super::config::DeviceUpdate;
+use proptest::prelude::*;
+
+use super::config::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use super::tests::*;
 use super::*;
 use crate::packet::endpoint::Source;
@@ -217,4 +219,107 @@ fn under_load_a_proven_source_gets_twenty_a_second() {
     world.ends[1].protocol.note_queue(100, 512);
     world.deliver(0, &proven);
     assert_eq!(world.ends[1].sent.datagrams.len(), 1);
+}
+
+#[test]
+fn jitter_is_within_a_third_of_a_second_and_differs() {
+    let mut world = World::new([7, 7]);
+    let draws: Vec<u64> = (0..1_000).map(|_| world.ends[0].protocol.next_jitter_ms()).collect();
+    assert!(draws.iter().all(|ms| *ms < timers::JITTER_MAX_MS));
+    let different: std::collections::BTreeSet<_> = draws.iter().collect();
+    assert!(different.len() > 200, "{}", different.len());
+    assert_ne!(world.ends[1].protocol.next_jitter_ms(), draws[0], "each end has its own");
+}
+
+/// Indexes given out, and sessions that somebody still holds.
+fn left(
+    world: &World,
+    sessions: &[std::sync::Weak<crate::table::sessions::Live>],
+) -> (usize, usize) {
+    let indexes = |end: &End| end.protocol.shared().sessions.reserved_count();
+    let alive = sessions.iter().filter(|session| session.upgrade().is_some()).count();
+    (world.ends.iter().map(indexes).sum(), alive)
+}
+
+#[test]
+fn nothing_is_left_of_keys_after_their_time() {
+    let connected = || {
+        let mut world = World::new([7, 7]);
+        // A session before, the current one, and one that was never confirmed.
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            world.want_session(0);
+            world.exchange();
+            sessions.extend((0..2).map(|n| world.session(n).unwrap()));
+            world.pass(6_000);
+        }
+        world.want_session(0);
+        let (_, initiation) = world.next_datagram().unwrap();
+        world.deliver(0, &initiation);
+        world.lose_all();
+        (world, sessions)
+    };
+    let (mut world, sessions) = connected();
+    let (indexes, alive) = left(&world, &sessions);
+    assert!(indexes >= 5 && alive >= 3, "{indexes} {alive}");
+    world.pass(700_000);
+    assert_eq!(left(&world, &sessions), (0, 0), "540 s after the last one");
+
+    let (mut world, sessions) = connected();
+    (0..2).for_each(|n| world.change_peer(n, |peer| peer.remove = true));
+    assert_eq!(left(&world, &sessions), (0, 0), "removed");
+
+    let (mut world, sessions) = connected();
+    for n in [0, 1] {
+        world.update(n, DeviceUpdate { private_key: Some(None), ..Default::default() });
+    }
+    assert_eq!(left(&world, &sessions), (0, 0), "without identity");
+
+    let (mut world, sessions) = connected();
+    for end in &mut world.ends {
+        end.protocol.set_up(false, &mut end.sent);
+    }
+    assert_eq!(left(&world, &sessions), (0, 0), "link down");
+}
+
+/// Which peer, what is done, and to which prefix.
+type Step = (usize, u8, u32, u8);
+
+proptest! {
+    #[test]
+    fn allowed_ips_move_between_peers_as_in_a_list(
+        steps in prop::collection::vec((0..4usize, 0..8u8, 0..64u32, 20..=32u8), 1..60),
+    ) {
+        let mut world = World::new([7, 7]);
+        world.update(0, DeviceUpdate { replace_peers: true, ..Default::default() });
+        let keys = [1, 2, 3, 4].map(|n| PublicKey::from_bytes([n; 32]));
+        let mut list: Vec<(Prefix, usize)> = Vec::new();
+        for (n, what, low, len) in steps as Vec<Step> {
+            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | low << 6);
+            let prefix = Prefix::new(address.into(), len).unwrap();
+            let mut peer = PeerUpdate::new(keys[n]);
+            (peer.remove, peer.replace_allowed_ips) = (what == 0, what == 1);
+            let remove = what == 2;
+            peer.allowed_ips.push(AllowedIpUpdate { prefix, remove });
+            if what < 2 {
+                list.retain(|(_, owner)| *owner != n);
+            }
+            if what > 0 {
+                list.retain(|(other, owner)| *other != prefix || (remove && *owner != n));
+                list.extend((!remove).then_some((prefix, n)));
+            }
+            world.update(0, DeviceUpdate { peers: vec![peer], ..Default::default() });
+        }
+        let table = world.ends[0].protocol.shared().table.load();
+        for low in 0..1u32 << 7 {
+            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | low << 5).into();
+            let holds = |prefix: &Prefix| Prefix::new(address, prefix.len()) == Some(*prefix);
+            let holding = list.iter().filter(|(prefix, _)| holds(prefix));
+            let expected = holding.max_by_key(|(prefix, _)| prefix.len()).map(|(_, n)| keys[*n]);
+            let place = table.allowed_ips.get(address);
+            prop_assert_eq!(place.map(|place| table.peers[place as usize].key), expected);
+        }
+        let views = world.ends[0].protocol.view().peers;
+        prop_assert_eq!(views.iter().map(|peer| peer.allowed_ips.len()).sum::<usize>(), list.len());
+    }
 }

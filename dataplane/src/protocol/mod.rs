@@ -293,4 +293,6 @@ fn forget_source(state: &peers::PeerState) {
 #[cfg(test)]
 mod behaviour_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;

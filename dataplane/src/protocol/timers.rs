@@ -101,6 +101,8 @@ pub fn due(state: &State, now_ms: u64) -> Due {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The first moment from 1 s on at which something is due, found by following `next_ms`.
@@ -168,5 +170,86 @@ mod tests {
             due(&state, 18_000),
             Due { keepalive: true, next_ms: Some(20_000), ..Due::default() }
         );
+    }
+
+    #[test]
+    fn each_timer_has_an_exact_edge() {
+        let attempt = |retries| Some(Attempt { sent_ms: 1_000, retries, jitter_ms: 77 });
+        let at = |state: State, now_ms| Due { next_ms: None, ..due(&state, now_ms) };
+        let nothing = Due::default();
+        for (state, edge_ms, expected) in [
+            (
+                State { attempt: attempt(0), ..State::default() },
+                6_077,
+                Due { retry: true, ..nothing },
+            ),
+            (
+                State { attempt: attempt(17), ..State::default() },
+                6_077,
+                Due { retry: true, ..nothing },
+            ),
+            (
+                State { attempt: attempt(18), ..State::default() },
+                6_077,
+                Due { give_up: true, ..nothing },
+            ),
+            (
+                State { unanswered_since_ms: 7, jitter_ms: 5, ..State::default() },
+                15_012,
+                Due { initiate: true, ..nothing },
+            ),
+            (
+                State { owed_since_ms: 7, ..State::default() },
+                10_007,
+                Due { keepalive: true, ..nothing },
+            ),
+            (
+                State { traffic_ms: 7, keepalive_ms: 1_000, ..State::default() },
+                1_007,
+                Due { keepalive: true, ..nothing },
+            ),
+            (
+                State { session_made_ms: 7, ..State::default() },
+                540_007,
+                Due { erase: true, ..nothing },
+            ),
+        ] {
+            assert_eq!(at(state, edge_ms - 1), nothing, "{state:?}");
+            assert_eq!(at(state, edge_ms), expected, "{state:?}");
+            assert_eq!(at(state, u64::MAX), expected, "{state:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn who_looks_when_told_misses_nothing(
+            times in prop::array::uniform4(prop_oneof![Just(0), 1..700_000u64]),
+            attempt in prop::option::of((1..700_000u64, 0..20u32, 0..JITTER_MAX_MS)),
+            keepalive_s in prop_oneof![Just(0), 1..=65_535u64],
+            jitter_ms in 0..JITTER_MAX_MS,
+            now_ms in 1..1_400_000u64,
+        ) {
+            let [unanswered_since_ms, owed_since_ms, traffic_ms, session_made_ms] = times;
+            let attempt = attempt
+                .map(|(sent_ms, retries, jitter_ms)| Attempt { sent_ms, retries, jitter_ms });
+            let keepalive_ms = keepalive_s * 1_000;
+            let state = State {
+                unanswered_since_ms, owed_since_ms, traffic_ms, session_made_ms, attempt, jitter_ms,
+                keepalive_ms,
+            };
+            let what = |now_ms| Due { next_ms: None, ..due(&state, now_ms) };
+            let found = due(&state, now_ms);
+            prop_assert!(!(found.retry && found.give_up));
+            match found.next_ms {
+                // Nothing changes before it, and something does then.
+                Some(next_ms) => {
+                    prop_assert!(next_ms > now_ms);
+                    prop_assert_eq!(what(next_ms - 1), what(now_ms));
+                    let then = what(next_ms);
+                    prop_assert!(then != what(now_ms) || then.keepalive);
+                }
+                None => prop_assert_eq!(what(u64::MAX), what(now_ms)),
+            }
+        }
     }
 }

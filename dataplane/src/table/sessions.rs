@@ -85,6 +85,12 @@ impl SessionTable {
         self.reserved[self.slot(index)].load(Ordering::Acquire) == u64::from(index) + 1
     }
 
+    /// How many indexes are given out.
+    #[cfg(test)]
+    pub(crate) fn reserved_count(&self) -> usize {
+        self.slots.len() - self.free().len()
+    }
+
     /// The session with this index. Hold the guard for a batch, no longer.
     #[inline]
     #[must_use]

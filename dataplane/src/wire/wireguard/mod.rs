@@ -13,3 +13,6 @@ mod noise;
 pub mod replay;
 pub mod session;
 pub mod timestamp;
+
+#[cfg(test)]
+mod by_hand_tests;
