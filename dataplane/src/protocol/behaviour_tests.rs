@@ -136,11 +136,17 @@ fn workers_look_through_what_waits_when_a_peer_or_the_key_goes() {
     assert_eq!(generation(&world), (1, 0));
     world.change_peer(0, |peer| peer.persistent_keepalive_s = Some(9));
     assert_eq!(generation(&world), (1, 0), "nobody is gone");
+    let gone = world.peer(0);
     world.change_peer(0, |peer| peer.remove = true);
     assert_eq!(generation(&world), (2, 1));
+    // A worker that had looked at the old table.
+    gone.session_wanted.store(true, Ordering::Relaxed);
+    world.event(0, Event::SessionWanted(Arc::clone(&gone)));
+    assert!(!gone.session_wanted.load(Ordering::Relaxed));
+    assert_eq!(generation(&world), (3, 2));
     let private_key = Some(Some(PrivateKey::from_bytes([77; 32])));
     world.update(0, DeviceUpdate { private_key, ..Default::default() });
-    assert_eq!(generation(&world), (3, 2));
+    assert_eq!(generation(&world), (4, 3));
 }
 
 #[test]

@@ -156,6 +156,11 @@ impl Protocol {
                 self.session_usable(&peer.key, out);
             }
             Event::Activity(peer) if self.knows(&peer) => self.look_at(&peer.key, out),
+            Event::SessionWanted(peer) => {
+                // Removed meanwhile: nobody will try, and what waits is to go.
+                peer.session_wanted.store(false, Ordering::Release);
+                self.look_through_staged(out);
+            }
             // Of a peer that has been removed meanwhile.
             _ => {}
         }

@@ -55,6 +55,17 @@ impl Peer {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The peer is at `to` from now on. The memory for that is `spare`'s, which takes over that of
+    /// the endpoint before: a worker allocates only if another still reads what it has as a spare.
+    pub fn roam(&self, to: Endpoint, spare: &mut Option<Arc<Endpoint>>) {
+        let mut place = spare.take().unwrap_or_else(|| Arc::new(to));
+        match Arc::get_mut(&mut place) {
+            Some(place) => *place = to,
+            None => place = Arc::new(to),
+        }
+        *spare = self.endpoint.swap(Some(place));
+    }
+
     /// Takes up a session that we initiated: it seals from now on.
     pub fn install_initiated(&self, live: Arc<Live>, sessions: &SessionTable) {
         let mut others = self.others();
