@@ -115,7 +115,7 @@ fn who_was_given_up_is_not_called_again_for_old_data() {
     peer.activity.sent(world.now_ms.load(Ordering::Relaxed), true);
     world.event(0, Event::Activity(Arc::clone(&peer)));
     let mut tries = 0;
-    for second in 0..300 {
+    for second in 0..800 {
         world.pass(1_000);
         tries += world.lose_all();
         if second == 20 {
