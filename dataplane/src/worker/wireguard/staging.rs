@@ -157,7 +157,7 @@ struct Block {
     /// The next one of the frame, or the next free one.
     next: u32,
     /// In the first block of a frame: its length, and where the next frame of its peer begins.
-    len: usize,
+    len: u32,
     next_frame: u32,
 }
 
@@ -198,13 +198,14 @@ impl Pool {
             }
         }
         let block = self.blocks.get_mut(first as usize)?;
-        (block.len, block.next_frame) = (frame.len(), NONE);
+        (block.len, block.next_frame) = (u32::try_from(frame.len()).ok()?, NONE);
         Some(first)
     }
 
     /// Copies the frame that begins at `first` to the start of `room`; returns its length.
     fn load(&self, first: u32, room: &mut [u8]) -> usize {
-        let len = self.blocks.get(first as usize).map_or(0, |block| block.len).min(room.len());
+        let len =
+            self.blocks.get(first as usize).map_or(0, |block| block.len as usize).min(room.len());
         let mut number = first as usize;
         for part in room[..len].chunks_mut(BLOCK_LEN) {
             let place = number * BLOCK_LEN;
@@ -222,7 +223,7 @@ impl Pool {
     /// Gives the blocks of a frame back; returns its length and where the next frame begins.
     fn free(&mut self, first: u32) -> (usize, u32) {
         let Some(block) = self.blocks.get(first as usize) else { return (0, NONE) };
-        let (len, next_frame) = (block.len, block.next_frame);
+        let (len, next_frame) = (block.len as usize, block.next_frame);
         let mut number = first;
         while let Some(block) = self.blocks.get_mut(number as usize) {
             let next = std::mem::replace(&mut block.next, self.free);
