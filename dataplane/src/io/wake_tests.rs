@@ -1,5 +1,6 @@
 //! Wakes that come at a bad moment.
 
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -38,11 +39,13 @@ impl Handler for Woken {
 fn a_second_turn_comes<B: Backend>(start: impl FnOnce(Files) -> std::io::Result<B>) {
     let (tun, _other) = UnixDatagram::pair().unwrap();
     tun.set_nonblocking(true).unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
     let wake = Arc::new(sys::event::create().unwrap());
     let files = Files {
         queues: vec![Arc::new(tun.into())],
         queue: 0,
-        sockets: Vec::new(),
+        sockets: vec![Arc::new(socket.into())],
         wake: Arc::clone(&wake),
     };
     // Where the kernel has no io_uring for us there is nothing to see.
