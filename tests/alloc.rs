@@ -4,6 +4,8 @@
 //! allocations are counted; the right end is a `ringtun up` process.
 #![allow(clippy::unwrap_used)]
 
+mod alloc_wireguard;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         let name = format!("{}::a_worker_allocates_nothing_after_start", io.name());
         Case::new(name, move || allocates_nothing(io))
     }));
+    let name = "wireguard::a_worker_allocates_nothing_after_start";
+    cases.push(Case::new(name, alloc_wireguard::a_wireguard_worker_allocates_nothing_after_start));
     suite::run(cases)
 }
 

@@ -205,6 +205,11 @@ impl Backend for Mmsg {
             ready |= 1 << TUN;
         }
         let has = |token: u16| ready & 1 << token != 0;
+        // Before the handler looks at what it was woken for: a wake that comes while it is at work
+        // is for the next turn.
+        if has(WAKE) {
+            sys::event::clear(&self.tx.files.wake);
+        }
         handler.start_of_turn(&mut self.tx);
         for (token, socket) in (SOCKETS..).zip(0..self.tx.files.sockets.len()) {
             if has(token) {
@@ -217,9 +222,6 @@ impl Backend for Mmsg {
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();
         self.idle.append(&mut self.turn_slots);
-        if has(WAKE) {
-            sys::event::clear(&self.tx.files.wake);
-        }
         self.tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }

@@ -201,3 +201,6 @@ impl ReceiveHealth {
         self.0 > RECEIVE_FAILURES_MAX
     }
 }
+
+#[cfg(test)]
+mod wake_tests;

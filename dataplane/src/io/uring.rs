@@ -218,7 +218,9 @@ impl Backend for Uring {
         self.arm();
         self.tx.submit_sends();
         let tx = &mut self.tx;
-        let waiting = !tx.arrivals.is_empty() || (!tx.frames.is_empty() && tx.has_room());
+        // A wake may have been reaped in the middle of the last turn.
+        let waiting =
+            tx.woken || !tx.arrivals.is_empty() || (!tx.frames.is_empty() && tx.has_room());
         tx.counters.turns.add(1);
         tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.has_completion()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
@@ -228,6 +230,12 @@ impl Backend for Uring {
         if tx.arrivals.is_empty() && tx.frames.is_empty() && tx.fatal.is_none() && !tx.woken {
             return Ok(());
         }
+        // Before the handler looks at what it was woken for: a wake that comes while it is at work
+        // is for the next turn.
+        if std::mem::take(&mut tx.woken) {
+            sys::event::clear(&tx.files.wake);
+            self.wake_armed = false;
+        }
         handler.start_of_turn(&mut self.tx);
         self.hand_out_datagrams(handler);
         self.hand_out_frames(handler);
@@ -235,10 +243,6 @@ impl Backend for Uring {
         let tx = &mut self.tx;
         for slot in self.turn_slots.drain(..) {
             tx.release(slot);
-        }
-        if std::mem::take(&mut tx.woken) {
-            sys::event::clear(&tx.files.wake);
-            self.wake_armed = false;
         }
         tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }

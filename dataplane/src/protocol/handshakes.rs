@@ -19,6 +19,11 @@ use crate::wire::wireguard::timestamp::Timestamp;
 
 /// Initiations of one peer closer together than this are a flood (50 a second).
 const INITIATION_GAP_MS: u64 = 20;
+/// When two initiations cross, one is enough: the end with the greater key does not answer within
+/// this time of its first one. With two sessions each end would be an initiator, at each rekey
+/// they would cross again, and each time what is under way on the older session would be lost.
+/// An end that does not get through answers from its second initiation on.
+const CROSSING_MS: u64 = 1_000;
 
 impl Protocol {
     /// Starts a handshake unless one is under way or was a moment ago. A new wish for a session
@@ -64,12 +69,15 @@ impl Protocol {
             return false;
         }
         let Some(index) = self.shared.sessions.reserve() else { return false };
-        let timestamp = Timestamp::from_unix(now);
-        let started = Initiator::start(identity, key, &state.psk, index, timestamp);
+        // The peer takes only what is later than the last: a clock that was set back must not
+        // keep us out until it has caught up.
+        let timestamp = Timestamp::from_unix(now).max(state.stamped.next());
+        let started = Initiator::start(&identity.private, key, &state.psk, index, timestamp);
         let Some((initiator, mut message)) = started else {
             self.shared.sessions.remove(index);
             return false;
         };
+        state.stamped = timestamp;
         state.stamper.stamp(&mut message, now_ms);
         let attempt = Attempt { sent_ms: now_ms, retries, jitter_ms };
         state.handshake = Some((initiator, attempt));
@@ -86,12 +94,21 @@ impl Protocol {
         self.drop_handshake(key);
         if let Some(state) = self.peers.get(key) {
             state.peer.session_wanted.store(false, Ordering::Release);
+            // What was sent meanwhile on an old session is given up with it, or it would start the
+            // next ninety seconds at once.
+            state.peer.activity.unanswered_since_ms.store(0, Ordering::Relaxed);
         }
+        self.look_through_staged(out);
+    }
+
+    /// Has workers look through the packets that wait.
+    pub(super) fn look_through_staged(&mut self, out: &mut impl Output) {
         self.shared.generation.fetch_add(1, Ordering::AcqRel);
         out.wake_workers();
     }
 
-    fn drop_handshake(&mut self, key: &PublicKey) {
+    /// Ends the handshake under way, if there is one.
+    pub(super) fn drop_handshake(&mut self, key: &PublicKey) {
         let Some(state) = self.peers.get_mut(key) else { return };
         if let Some((initiator, _)) = state.handshake.take() {
             self.shared.sessions.remove(initiator.local_index);
@@ -150,13 +167,13 @@ impl Protocol {
         }
         let now_ms = self.shared.clock.now_ms();
         let from = message.from.to;
-        let checker = self.shared.checker.load_full();
-        let Some(checker) = checker else { return false };
-        if message.mac2_valid || checker.mac2_valid(bytes, from) {
-            return self.limiter.allow(from.ip(), now_ms);
-        }
+        // Before anything is compared with it: no cookie outlives its secret.
         if now_ms >= self.secret_ms + COOKIE_LIFE_MS {
             self.publish_checker();
+        }
+        let checker = self.shared.checker.load_full();
+        if checker.is_some_and(|checker| checker.mac2_valid(bytes, from)) {
+            return self.limiter.allow(from.ip(), now_ms);
         }
         let mut nonce = [0; 24];
         if getrandom::fill(&mut nonce).is_ok()
@@ -172,8 +189,8 @@ impl Protocol {
     pub(super) fn publish_checker(&mut self) {
         let mut secret = zeroize::Zeroizing::new([0; 32]);
         let random = getrandom::fill(secret.as_mut_slice()).is_ok();
-        let public = self.identity.as_ref().filter(|_| random).map(|identity| identity.public());
-        let checker = public.map(|public| Arc::new(Checker::new(&public, &secret)));
+        let identity = self.identity.as_ref().filter(|_| random);
+        let checker = identity.map(|identity| Arc::new(Checker::new(&identity.public, &secret)));
         self.shared.checker.store(checker);
         self.secret_ms = self.shared.clock.now_ms();
     }
@@ -200,7 +217,7 @@ impl Protocol {
     ) {
         let now_ms = self.shared.clock.now_ms();
         let Some(identity) = &self.identity else { return };
-        let Some(responder) = Responder::read(identity, initiation) else { return };
+        let Some(responder) = Responder::read(&identity.private, initiation) else { return };
         let key = responder.peer;
         let Some(state) = self.peers.get_mut(&key) else { return };
         let flood = state.consumed_ms > 0 && now_ms < state.consumed_ms + INITIATION_GAP_MS;
@@ -208,6 +225,12 @@ impl Protocol {
             return;
         }
         (state.timestamp, state.consumed_ms) = (responder.timestamp, now_ms);
+        let fresh = state.handshake.as_ref().is_some_and(|(_, attempt)| {
+            attempt.retries == 0 && now_ms < attempt.sent_ms + CROSSING_MS
+        });
+        if fresh && identity.public > key {
+            return;
+        }
         let remote_index = responder.remote_index;
         let Some(index) = self.shared.sessions.reserve() else { return };
         let Some((keys, mut message)) = responder.respond(&state.psk, index) else {
@@ -253,13 +276,14 @@ impl Protocol {
         remote_index: u32,
         initiator: bool,
     ) -> bool {
-        let now_ms = self.shared.clock.now_ms();
+        let (now_ms, jitter_ms) = (self.shared.clock.now_ms(), self.next_jitter_ms());
         let sessions = &self.shared.sessions;
         let session = Session::new(keys, index, remote_index, initiator, now_ms);
         let (Some(session), Some(state)) = (session, self.peers.get_mut(key)) else {
             sessions.remove(index);
             return false;
         };
+        state.jitter_ms = jitter_ms;
         let live = Arc::new(Live { session, peer: Arc::clone(&state.peer) });
         if initiator {
             state.peer.install_initiated(live, sessions);
@@ -275,8 +299,7 @@ impl Protocol {
         if let Some(state) = self.peers.get(key) {
             state.peer.session_wanted.store(false, Ordering::Release);
         }
-        self.shared.generation.fetch_add(1, Ordering::AcqRel);
-        out.wake_workers();
+        self.look_through_staged(out);
         self.look_at(key, out);
     }
 }

@@ -27,6 +27,7 @@ use crate::table::event::Event;
 use crate::wire::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wire::wireguard::limiter::Limiter;
 use crate::wire::wireguard::messages::TRANSPORT_OVERHEAD;
+use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_MS};
 use peers::Peers;
 use timers::due;
 
@@ -44,12 +45,18 @@ pub trait Output {
     fn wake_workers(&mut self);
 }
 
+/// Who we are.
+struct Identity {
+    private: PrivateKey,
+    public: PublicKey,
+}
+
 /// The state of one device.
 pub struct Protocol {
     shared: Arc<Shared>,
     /// Time since the Unix epoch.
     wall: Box<dyn Fn() -> Duration + Send>,
-    identity: Option<PrivateKey>,
+    identity: Option<Identity>,
     peers: Peers,
     /// Whose each allowed IP is.
     owners: HashMap<Prefix, PublicKey>,
@@ -144,9 +151,16 @@ impl Protocol {
                 if let Some(state) = self.peers.get_mut(&peer.key) {
                     state.last_handshake = Some(now);
                 }
+                // The peer's handshake has given us what ours was for.
+                self.drop_handshake(&peer.key);
                 self.session_usable(&peer.key, out);
             }
             Event::Activity(peer) if self.knows(&peer) => self.look_at(&peer.key, out),
+            Event::SessionWanted(peer) => {
+                // Removed meanwhile: nobody will try, and what waits is to go.
+                peer.session_wanted.store(false, Ordering::Release);
+                self.look_through_staged(out);
+            }
             // Of a peer that has been removed meanwhile.
             _ => {}
         }
@@ -185,8 +199,11 @@ impl Protocol {
             state.peer.clear_sessions(&self.shared.sessions);
         }
         if due.initiate {
-            // Kernel timers.c, wg_expired_new_handshake: the way there may have changed as well.
             activity.unanswered_since_ms.store(0, Ordering::Relaxed);
+        }
+        if due.initiate || due.retry {
+            // Kernel timers.c, wg_expired_new_handshake and wg_expired_retransmit_handshake: the
+            // way there may have changed as well.
             forget_source(state);
         }
         if due.give_up {
@@ -212,7 +229,9 @@ impl Protocol {
             timers.unanswered_since_ms > 0 || timers.owed_since_ms > 0
         };
         if !watching(state) {
-            state.peer.activity.watched.store(false, Ordering::Release);
+            // SeqCst here and in table/peer.rs: of a worker that notes something and looks at
+            // `watched`, and this end, which does the reverse, one sees what the other wrote.
+            state.peer.activity.watched.store(false, Ordering::SeqCst);
             // What came between the look and the store was told to nobody.
             if watching(state) {
                 state.peer.activity.watched.store(true, Ordering::Release);
@@ -230,9 +249,9 @@ impl Protocol {
         let Some(state) = self.peers.get(key) else { return };
         state.peer.activity.owed_since_ms.store(0, Ordering::Relaxed);
         let current = state.peer.current.load();
-        let usable = current.as_ref().filter(|live| {
-            now_ms.saturating_sub(live.session.created_ms) < crate::protocol::REJECT_AFTER_MS
-        });
+        let usable = current
+            .as_ref()
+            .filter(|live| now_ms.saturating_sub(live.session.created_ms) < REJECT_AFTER_MS);
         let endpoint = state.peer.endpoint.load();
         let (Some(live), Some(endpoint)) = (usable, endpoint.as_ref()) else {
             drop((current, endpoint));
@@ -250,6 +269,13 @@ impl Protocol {
             state.peer.activity.sent(now_ms, false);
             state.peer.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
         }
+        // As for data: with nothing but keepalives, the session would end before it is replaced.
+        let age_ms = now_ms.saturating_sub(live.session.created_ms);
+        let old = live.session.initiator && age_ms >= REKEY_AFTER_MS;
+        if old || live.session.sent_count() >= REKEY_AFTER_MESSAGES {
+            drop((current, endpoint));
+            self.initiate(key, out);
+        }
     }
 
     /// Milliseconds to add to a timer.
@@ -262,9 +288,6 @@ impl Protocol {
     }
 }
 
-/// Sessions older than this are of no use (section 6.1).
-pub const REJECT_AFTER_MS: u64 = 180_000;
-
 fn forget_source(state: &peers::PeerState) {
     let endpoint = state.peer.endpoint.load();
     if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| endpoint.source.is_some()) {
@@ -273,5 +296,8 @@ fn forget_source(state: &peers::PeerState) {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+mod behaviour_tests;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;

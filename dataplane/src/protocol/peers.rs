@@ -25,10 +25,14 @@ pub(super) struct PeerState {
     pub(super) handshake: Option<(Initiator, Attempt)>,
     /// When the last initiation went out, also of a handshake that has ended.
     pub(super) initiated_ms: u64,
+    /// The timestamp of that one.
+    pub(super) stamped: Timestamp,
     /// The greatest timestamp of its initiations, and when the last one came.
     pub(super) timestamp: Timestamp,
     pub(super) consumed_ms: u64,
     pub(super) session_made_ms: u64,
+    /// Drawn anew with each session, for [`State::jitter_ms`].
+    pub(super) jitter_ms: u64,
     pub(super) last_handshake: Option<Duration>,
     /// Its entry in [`Peers::due`].
     due_ms: Option<u64>,
@@ -45,9 +49,11 @@ impl PeerState {
             stamper: Stamper::new(&key),
             handshake: None,
             initiated_ms: 0,
+            stamped: Timestamp::default(),
             timestamp: Timestamp::default(),
             consumed_ms: 0,
             session_made_ms: 0,
+            jitter_ms: 0,
             last_handshake: None,
             due_ms: None,
         }
@@ -58,11 +64,12 @@ impl PeerState {
         let activity = &self.peer.activity;
         let (sent, received) = (&activity.sent_ms, &activity.received_ms);
         State {
-            unanswered_since_ms: activity.unanswered_since_ms.load(Ordering::Relaxed),
-            owed_since_ms: activity.owed_since_ms.load(Ordering::Relaxed),
+            unanswered_since_ms: activity.unanswered_since_ms.load(Ordering::SeqCst),
+            owed_since_ms: activity.owed_since_ms.load(Ordering::SeqCst),
             traffic_ms: sent.load(Ordering::Relaxed).max(received.load(Ordering::Relaxed)),
             session_made_ms: self.session_made_ms,
             attempt: self.handshake.as_ref().map(|(_, attempt)| *attempt),
+            jitter_ms: self.jitter_ms,
             keepalive_ms: u64::from(self.keepalive_s) * 1_000,
         }
     }

@@ -19,9 +19,9 @@ use arc_swap::ArcSwap;
 
 /// What a device sent, and how often it woke its workers.
 #[derive(Default)]
-struct Sent {
-    datagrams: VecDeque<(Endpoint, Vec<u8>)>,
-    wakes: usize,
+pub(super) struct Sent {
+    pub(super) datagrams: VecDeque<(Endpoint, Vec<u8>)>,
+    pub(super) wakes: usize,
 }
 
 impl Output for Sent {
@@ -34,21 +34,21 @@ impl Output for Sent {
     }
 }
 
-struct End {
-    key: PrivateKey,
-    at: Endpoint,
-    protocol: Protocol,
-    sent: Sent,
+pub(super) struct End {
+    pub(super) key: PrivateKey,
+    pub(super) at: Endpoint,
+    pub(super) protocol: Protocol,
+    pub(super) sent: Sent,
 }
 
-struct World {
-    now_ms: Arc<AtomicU64>,
-    ends: [End; 2],
+pub(super) struct World {
+    pub(super) now_ms: Arc<AtomicU64>,
+    pub(super) ends: [End; 2],
 }
 
 impl World {
     /// Two devices that know each other, links up.
-    fn new(psks: [u8; 2]) -> Self {
+    pub(super) fn new(psks: [u8; 2]) -> Self {
         let now_ms = Arc::new(AtomicU64::new(1_000));
         let end = |n: u8| {
             let clock = Arc::clone(&now_ms);
@@ -81,40 +81,41 @@ impl World {
             world.update(n, DeviceUpdate { private_key, peers: vec![peer], ..Default::default() });
             let end = &mut world.ends[n];
             end.protocol.set_up(true, &mut end.sent);
+            end.sent.wakes = 0;
         }
         world
     }
 
-    fn update(&mut self, n: usize, update: DeviceUpdate) {
+    pub(super) fn update(&mut self, n: usize, update: DeviceUpdate) {
         let end = &mut self.ends[n];
         end.protocol.update(update, &mut end.sent).unwrap();
     }
 
-    fn change_peer(&mut self, n: usize, change: impl FnOnce(&mut PeerUpdate)) {
+    pub(super) fn change_peer(&mut self, n: usize, change: impl FnOnce(&mut PeerUpdate)) {
         let mut peer = PeerUpdate::new(self.ends[1 - n].key.public());
         change(&mut peer);
         self.update(n, DeviceUpdate { peers: vec![peer], ..Default::default() });
     }
 
     /// The other end as this one knows it.
-    fn peer(&self, n: usize) -> Arc<Peer> {
+    pub(super) fn peer(&self, n: usize) -> Arc<Peer> {
         let key = self.ends[1 - n].key.public();
         Arc::clone(&self.ends[n].protocol.peers.get(&key).unwrap().peer)
     }
 
-    fn want_session(&mut self, n: usize) {
+    pub(super) fn want_session(&mut self, n: usize) {
         let peer = self.peer(n);
         peer.session_wanted.store(true, Ordering::Relaxed);
         self.event(n, Event::SessionWanted(peer));
     }
 
-    fn event(&mut self, n: usize, event: Event) {
+    pub(super) fn event(&mut self, n: usize, event: Event) {
         let end = &mut self.ends[n];
         end.protocol.event(event, &mut end.sent);
     }
 
     /// Lets time pass; timers fire when they are due.
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let end_ms = self.now_ms.load(Ordering::Relaxed) + ms;
         loop {
             let next =
@@ -129,7 +130,7 @@ impl World {
     }
 
     /// Hands one datagram of end `n` to the other, as a worker would.
-    fn deliver(&mut self, n: usize, datagram: &[u8]) {
+    pub(super) fn deliver(&mut self, n: usize, datagram: &[u8]) {
         let from = self.ends[n].at;
         let to = &mut self.ends[1 - n];
         if kind(datagram) == Some(Kind::Transport) {
@@ -147,12 +148,12 @@ impl World {
         }
         let mut bytes = [0; 148];
         bytes[..datagram.len()].copy_from_slice(datagram);
-        let message = HandshakeMessage { from, mac2_valid: false, len: datagram.len(), bytes };
+        let message = HandshakeMessage { from, len: datagram.len(), bytes };
         to.protocol.event(Event::Handshake(message), &mut to.sent);
     }
 
     /// Delivers everything until nobody has anything to say; returns the lengths, in order.
-    fn exchange(&mut self) -> Vec<usize> {
+    pub(super) fn exchange(&mut self) -> Vec<usize> {
         let mut lens = Vec::new();
         while let Some((n, datagram)) = self.next_datagram() {
             lens.push(datagram.len());
@@ -161,24 +162,24 @@ impl World {
         lens
     }
 
-    fn next_datagram(&mut self) -> Option<(usize, Vec<u8>)> {
+    pub(super) fn next_datagram(&mut self) -> Option<(usize, Vec<u8>)> {
         (0..2).find_map(|n| Some((n, self.ends[n].sent.datagrams.pop_front()?.1)))
     }
 
-    fn lose_all(&mut self) -> usize {
+    pub(super) fn lose_all(&mut self) -> usize {
         self.ends.iter_mut().map(|end| end.sent.datagrams.drain(..).count()).sum()
     }
 
-    fn session(&self, n: usize) -> Option<Weak<Live>> {
+    pub(super) fn session(&self, n: usize) -> Option<Weak<Live>> {
         self.peer(n).current.load().as_ref().map(Arc::downgrade)
     }
 
-    fn connected(&self) -> bool {
+    pub(super) fn connected(&self) -> bool {
         self.session(0).is_some() && self.session(1).is_some()
     }
 }
 
-const HANDSHAKE: [usize; 3] = [INITIATION_LEN, RESPONSE_LEN, 32];
+pub(super) const HANDSHAKE: [usize; 3] = [INITIATION_LEN, RESPONSE_LEN, 32];
 
 #[test]
 fn a_handshake_from_either_side_makes_a_session_for_both() {
@@ -306,7 +307,8 @@ fn data_without_an_answer_starts_a_new_handshake() {
     world.event(0, Event::Activity(peer));
     world.pass(14_900);
     assert_eq!(world.lose_all(), 0);
-    world.pass(200);
+    // 15 s and a jitter of up to a third of a second.
+    world.pass(100 + timers::JITTER_MAX_MS);
     assert_eq!(world.exchange(), HANDSHAKE);
 }
 

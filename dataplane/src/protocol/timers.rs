@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! handshake under way   every 5 s + jitter, at most 18 times in 90 s   another initiation; give up
-//! data sent, no answer  10 + 5 s after the first of it                 new handshake
+//! data sent, no answer  10 + 5 s + jitter after the first of it        new handshake
 //! data received, silent 10 s after the first of it                     keepalive
 //! persistent keepalive  so many seconds after anything authentic       keepalive
 //! no new session        540 s after the last one was made              keys are erased
@@ -17,6 +17,8 @@ pub const JITTER_MAX_MS: u64 = 334;
 pub const RETRIES_MAX: u32 = 18;
 /// How long an end may stay silent that has received data.
 pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+/// How long data may stay unanswered.
+pub const UNANSWERED_MS: u64 = KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS;
 /// When all keys are erased: three times `REJECT_AFTER_TIME`.
 pub const ERASE_AFTER_MS: u64 = 3 * 180_000;
 
@@ -44,6 +46,8 @@ pub struct State {
     pub session_made_ms: u64,
     /// Our handshake.
     pub attempt: Option<Attempt>,
+    /// Jitter of the handshake that unanswered data calls for.
+    pub jitter_ms: u64,
     /// Persistent keepalive; 0 is off.
     pub keepalive_ms: u64,
 }
@@ -82,7 +86,7 @@ pub fn due(state: &State, now_ms: u64) -> Due {
     }
     let unanswered = state.unanswered_since_ms > 0
         && state.attempt.is_none()
-        && is_due(state.unanswered_since_ms, KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS);
+        && is_due(state.unanswered_since_ms, UNANSWERED_MS + state.jitter_ms);
     let owed = state.owed_since_ms > 0 && is_due(state.owed_since_ms, KEEPALIVE_TIMEOUT_MS);
     let persistent = state.keepalive_ms > 0 && is_due(state.traffic_ms, state.keepalive_ms);
     let erase = state.session_made_ms > 0 && is_due(state.session_made_ms, ERASE_AFTER_MS);
@@ -97,6 +101,8 @@ pub fn due(state: &State, now_ms: u64) -> Due {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The first moment from 1 s on at which something is due, found by following `next_ms`.
@@ -118,6 +124,8 @@ mod tests {
         assert_eq!(due(&idle, u64::MAX), Due::default());
         let (at, found) = first(State { unanswered_since_ms: 1_000, ..idle });
         assert!(at == 16_000 && found.initiate && !found.keepalive);
+        let late = State { unanswered_since_ms: 1_000, jitter_ms: 333, ..idle };
+        assert_eq!(first(late).0, 16_333);
         let (at, found) = first(State { owed_since_ms: 1_000, ..idle });
         assert!(at == 11_000 && found.keepalive && !found.initiate);
         let (at, found) = first(State { keepalive_ms: 25_000, ..idle });
@@ -154,6 +162,7 @@ mod tests {
             traffic_ms: 9_000,
             session_made_ms: 1_000,
             attempt: None,
+            jitter_ms: 0,
             keepalive_ms: 60_000,
         };
         assert_eq!(due(&state, 9_000).next_ms, Some(18_000));
@@ -161,5 +170,86 @@ mod tests {
             due(&state, 18_000),
             Due { keepalive: true, next_ms: Some(20_000), ..Due::default() }
         );
+    }
+
+    #[test]
+    fn each_timer_has_an_exact_edge() {
+        let attempt = |retries| Some(Attempt { sent_ms: 1_000, retries, jitter_ms: 77 });
+        let at = |state: State, now_ms| Due { next_ms: None, ..due(&state, now_ms) };
+        let nothing = Due::default();
+        for (state, edge_ms, expected) in [
+            (
+                State { attempt: attempt(0), ..State::default() },
+                6_077,
+                Due { retry: true, ..nothing },
+            ),
+            (
+                State { attempt: attempt(17), ..State::default() },
+                6_077,
+                Due { retry: true, ..nothing },
+            ),
+            (
+                State { attempt: attempt(18), ..State::default() },
+                6_077,
+                Due { give_up: true, ..nothing },
+            ),
+            (
+                State { unanswered_since_ms: 7, jitter_ms: 5, ..State::default() },
+                15_012,
+                Due { initiate: true, ..nothing },
+            ),
+            (
+                State { owed_since_ms: 7, ..State::default() },
+                10_007,
+                Due { keepalive: true, ..nothing },
+            ),
+            (
+                State { traffic_ms: 7, keepalive_ms: 1_000, ..State::default() },
+                1_007,
+                Due { keepalive: true, ..nothing },
+            ),
+            (
+                State { session_made_ms: 7, ..State::default() },
+                540_007,
+                Due { erase: true, ..nothing },
+            ),
+        ] {
+            assert_eq!(at(state, edge_ms - 1), nothing, "{state:?}");
+            assert_eq!(at(state, edge_ms), expected, "{state:?}");
+            assert_eq!(at(state, u64::MAX), expected, "{state:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn who_looks_when_told_misses_nothing(
+            times in prop::array::uniform4(prop_oneof![Just(0), 1..700_000u64]),
+            attempt in prop::option::of((1..700_000u64, 0..20u32, 0..JITTER_MAX_MS)),
+            keepalive_s in prop_oneof![Just(0), 1..=65_535u64],
+            jitter_ms in 0..JITTER_MAX_MS,
+            now_ms in 1..1_400_000u64,
+        ) {
+            let [unanswered_since_ms, owed_since_ms, traffic_ms, session_made_ms] = times;
+            let attempt = attempt
+                .map(|(sent_ms, retries, jitter_ms)| Attempt { sent_ms, retries, jitter_ms });
+            let keepalive_ms = keepalive_s * 1_000;
+            let state = State {
+                unanswered_since_ms, owed_since_ms, traffic_ms, session_made_ms, attempt, jitter_ms,
+                keepalive_ms,
+            };
+            let what = |now_ms| Due { next_ms: None, ..due(&state, now_ms) };
+            let found = due(&state, now_ms);
+            prop_assert!(!(found.retry && found.give_up));
+            match found.next_ms {
+                // Nothing changes before it, and something does then.
+                Some(next_ms) => {
+                    prop_assert!(next_ms > now_ms);
+                    prop_assert_eq!(what(next_ms - 1), what(now_ms));
+                    let then = what(next_ms);
+                    prop_assert!(then != what(now_ms) || then.keepalive);
+                }
+                None => prop_assert_eq!(what(u64::MAX), what(now_ms)),
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{AllowedIpUpdate, DeviceUpdate, DeviceView, PeerUpdate, PeerView, UpdateError};
 use super::peers::PeerState;
-use super::{Output, Protocol};
+use super::{Identity, Output, Protocol};
 use crate::packet::endpoint::Endpoint;
 use crate::table::Table;
 use crate::table::allowed_ips::AllowedIps;
@@ -32,17 +32,19 @@ impl Protocol {
         out: &mut impl Output,
     ) -> Result<(), UpdateError> {
         if let Some(private_key) = update.private_key {
-            self.set_private_key(private_key);
+            self.set_private_key(private_key, out);
         }
-        let mut table_changed = false;
+        let (mut table_changed, mut removed) = (false, false);
         if update.replace_peers {
-            table_changed |= self.peers.len() > 0;
+            removed = self.peers.len() > 0;
+            table_changed = removed;
             self.peers.keys().iter().for_each(|key| self.remove_peer(key));
         }
         let mut result = Ok(());
         let mut changed = Vec::new();
         for peer in update.peers {
             let key = peer.public_key;
+            removed |= peer.remove && self.peers.get(&key).is_some();
             match self.update_peer(peer) {
                 Ok(changes) => table_changed |= changes,
                 Err(error) => {
@@ -55,23 +57,26 @@ impl Protocol {
         if table_changed {
             self.publish_table();
         }
+        if removed {
+            // What waits for them goes with them.
+            self.look_through_staged(out);
+        }
         for key in changed {
             self.after_change(&key, out);
         }
         result
     }
 
-    fn set_private_key(&mut self, private_key: Option<PrivateKey>) {
+    fn set_private_key(&mut self, private_key: Option<PrivateKey>, out: &mut impl Output) {
         let same = match (&self.identity, &private_key) {
-            (Some(old), Some(new)) => old.as_bytes() == new.as_bytes(),
+            (Some(old), Some(new)) => old.private.as_bytes() == new.as_bytes(),
             (old, new) => old.is_none() && new.is_none(),
         };
         if same {
             return;
         }
-        let own = private_key.as_ref().map(PrivateKey::public);
-        self.identity = private_key;
-        if let Some(own) = own
+        self.identity = private_key.map(|private| Identity { public: private.public(), private });
+        if let Some(own) = self.identity.as_ref().map(|identity| identity.public)
             && self.peers.get(&own).is_some()
         {
             // Nobody is a peer of itself.
@@ -82,13 +87,14 @@ impl Protocol {
             self.forget_sessions(&key);
         }
         self.publish_checker();
+        self.look_through_staged(out);
     }
 
     /// Applies changes to one peer; true if the table has to be published.
     fn update_peer(&mut self, update: PeerUpdate) -> Result<bool, UpdateError> {
         let key = update.public_key;
         let exists = self.peers.get(&key).is_some();
-        let is_self = self.identity.as_ref().is_some_and(|identity| identity.public() == key);
+        let is_self = self.identity.as_ref().is_some_and(|identity| identity.public == key);
         if update.remove {
             self.remove_peer(&key);
             return Ok(exists);
@@ -184,7 +190,10 @@ impl Protocol {
         let mut states: Vec<&PeerState> = self.peers.iter().collect();
         states.sort_by_key(|state| state.sequence);
         let peers = states.into_iter().map(view_of).collect();
-        DeviceView { private_key: self.identity.clone(), peers }
+        DeviceView {
+            private_key: self.identity.as_ref().map(|identity| identity.private.clone()),
+            peers,
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::wire::wireguard::messages::HANDSHAKE_LEN_MAX;
 /// One piece of news.
 #[expect(clippy::large_enum_variant, reason = "no allocation on the way of a handshake flood")]
 pub enum Event {
-    /// A handshake message or cookie reply whose length, type and MAC1 are right.
+    /// A handshake message whose length, type and MAC1 are right, or a cookie reply to an index of
+    /// ours.
     Handshake(HandshakeMessage),
     /// Packets wait for a session with this peer, or the one there is has grown old.
     SessionWanted(Arc<Peer>),
@@ -23,8 +24,6 @@ pub enum Event {
 pub struct HandshakeMessage {
     /// Who sent it, and to which of our addresses.
     pub from: Endpoint,
-    /// MAC2 proves that the sender receives at its address.
-    pub mac2_valid: bool,
     /// Bytes of the message.
     pub len: usize,
     /// The message, then zeroes.

@@ -55,6 +55,17 @@ impl Peer {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The peer is at `to` from now on. The memory for that is `spare`'s, which takes over that of
+    /// the endpoint before: a worker allocates only if another still reads what it has as a spare.
+    pub fn roam(&self, to: Endpoint, spare: &mut Option<Arc<Endpoint>>) {
+        let mut place = spare.take().unwrap_or_else(|| Arc::new(to));
+        match Arc::get_mut(&mut place) {
+            Some(place) => *place = to,
+            None => place = Arc::new(to),
+        }
+        *spare = self.endpoint.swap(Some(place));
+    }
+
     /// Takes up a session that we initiated: it seals from now on.
     pub fn install_initiated(&self, live: Arc<Live>, sessions: &SessionTable) {
         let mut others = self.others();
@@ -148,7 +159,7 @@ impl Activity {
         set(&self.sent_ms, now_ms);
         set(&self.owed_since_ms, 0);
         if data && self.unanswered_since_ms.load(Ordering::Relaxed) == 0 {
-            set(&self.unanswered_since_ms, now_ms);
+            self.unanswered_since_ms.store(now_ms, Ordering::SeqCst);
         }
         data && self.wants_watching()
     }
@@ -160,14 +171,15 @@ impl Activity {
         set(&self.received_ms, now_ms);
         set(&self.unanswered_since_ms, 0);
         if data && self.owed_since_ms.load(Ordering::Relaxed) == 0 {
-            set(&self.owed_since_ms, now_ms);
+            self.owed_since_ms.store(now_ms, Ordering::SeqCst);
         }
         data && self.wants_watching()
     }
 
     #[inline]
     fn wants_watching(&self) -> bool {
-        !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
+        // SeqCst, as the stores before it: see `protocol`, where the reverse is done.
+        !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::AcqRel)
     }
 }
 

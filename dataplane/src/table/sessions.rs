@@ -3,6 +3,7 @@
 //! An index is 32 random bits to whoever looks; its lower bits are the number of a free slot. A
 //! slot that is used again gets other upper bits, so a late message finds no stranger's session.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -25,14 +26,10 @@ pub struct Live {
 /// All sessions of a device.
 pub struct SessionTable {
     slots: Box<[ArcSwapOption<Live>]>,
-    book: Mutex<Book>,
-}
-
-/// Which indexes are given out. Only control looks here, and a worker once a session.
-struct Book {
-    free: Vec<u32>,
-    /// The index reserved for each slot.
-    reserved: Box<[Option<u32>]>,
+    /// One more than the index reserved for each slot; 0 for none. Written under the lock.
+    reserved: Box<[AtomicU64]>,
+    /// Slots without an index. Only control looks here, and a worker once a session.
+    free: Mutex<Vec<u32>>,
 }
 
 impl SessionTable {
@@ -43,42 +40,55 @@ impl SessionTable {
         let numbers = 0..u32::try_from(count).unwrap_or(0);
         Self {
             slots: (0..count).map(|_| ArcSwapOption::empty()).collect(),
-            book: Mutex::new(Book { free: numbers.collect(), reserved: vec![None; count].into() }),
+            reserved: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            free: Mutex::new(numbers.collect()),
         }
     }
 
     /// Takes a random index whose slot is free, until it is [removed](Self::remove); `None` when
     /// the table is full or the kernel has no random numbers.
     pub fn reserve(&self) -> Option<u32> {
-        let mut book = self.book();
+        let mut free = self.free();
         let random = getrandom::u64().ok()?;
-        let free = u64::try_from(book.free.len()).ok()?;
-        let place = usize::try_from((random & 0xffff_ffff).checked_rem(free)?).ok()?;
-        let slot = book.free.swap_remove(place);
+        let count = u64::try_from(free.len()).ok()?;
+        let place = usize::try_from((random & 0xffff_ffff).checked_rem(count)?).ok()?;
+        let slot = free.swap_remove(place);
         let mask = u32::try_from(self.slots.len() - 1).ok()?;
         let index = u32::try_from(random >> 32).ok()? & !mask | slot;
-        book.reserved[slot as usize] = Some(index);
+        self.reserved[slot as usize].store(u64::from(index) + 1, Ordering::Release);
         Some(index)
     }
 
     /// Puts a session at its reserved `local_index`; without the reservation nothing happens.
     pub fn insert(&self, live: Arc<Live>) {
-        let book = self.book();
+        let _lock = self.free();
         let index = live.session.local_index;
-        if book.reserved[self.slot(index)] == Some(index) {
+        if self.is_reserved(index) {
             self.slots[self.slot(index)].store(Some(live));
         }
     }
 
     /// Gives up an index: forgets its session, if there is one, and frees its slot.
     pub fn remove(&self, index: u32) {
-        let mut book = self.book();
+        let mut free = self.free();
         let slot = self.slot(index);
-        if book.reserved[slot] == Some(index) {
-            book.reserved[slot] = None;
+        if self.is_reserved(index) {
+            self.reserved[slot].store(0, Ordering::Release);
             self.slots[slot].store(None);
-            book.free.push(u32::try_from(slot).unwrap_or(0));
+            free.push(u32::try_from(slot).unwrap_or(0));
         }
+    }
+
+    /// Whether this index is given out, to a session or a handshake under way.
+    #[must_use]
+    pub fn is_reserved(&self, index: u32) -> bool {
+        self.reserved[self.slot(index)].load(Ordering::Acquire) == u64::from(index) + 1
+    }
+
+    /// How many indexes are given out.
+    #[cfg(test)]
+    pub(crate) fn reserved_count(&self) -> usize {
+        self.slots.len() - self.free().len()
     }
 
     /// The session with this index. Hold the guard for a batch, no longer.
@@ -96,8 +106,8 @@ impl SessionTable {
         index as usize & (self.slots.len() - 1)
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

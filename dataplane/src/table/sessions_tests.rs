@@ -63,6 +63,25 @@ fn a_session_without_reservation_is_not_put_in() {
 }
 
 #[test]
+fn a_peer_that_roams_takes_no_new_memory() {
+    let peer = peer();
+    let at = |port| std::net::SocketAddr::from(([192, 0, 2, 1], port)).into();
+    peer.endpoint.store(Some(Arc::new(at(1))));
+    let place = || peer.endpoint.load().as_ref().map(|at| (Arc::as_ptr(at).addr(), at.to.port()));
+    let mut spare = Some(Arc::new(at(0)));
+    let second = spare.as_ref().map(|spare| Arc::as_ptr(spare).addr()).unwrap();
+    let first = place().unwrap().0;
+    for port in 2..20 {
+        peer.roam(at(port), &mut spare);
+        assert_eq!(place(), Some((if port % 2 == 0 { second } else { first }, port)));
+    }
+    // One that somebody still reads is left to them.
+    let reader = spare.clone().unwrap();
+    peer.roam(at(20), &mut spare);
+    assert_eq!((reader.to.port(), place().unwrap().1), (18, 20));
+}
+
+#[test]
 fn an_initiator_uses_its_session_at_once_and_keeps_the_one_before() {
     let (table, peer) = (SessionTable::new(1), peer());
     let sessions: Vec<_> = (1..=3).map(|ms| live(&table, &peer, true, ms)).collect();

@@ -4,6 +4,8 @@ use std::env;
 use std::fs::Permissions;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+
 use super::*;
 
 struct Dir(PathBuf);
@@ -64,4 +66,36 @@ fn routing_tables_may_have_names() {
     let dir = Dir::new("tables");
     let path = dir.file(b"[Interface]\nTable = local\n", 0o700, 0o600);
     assert_eq!(load(&path).unwrap().interface.table, Table::Number(255));
+}
+
+/// The line that an error names, and the rest.
+fn line_and_problem(file: &Path, error: &ConfigError) -> Option<(usize, String)> {
+    let text = error.to_string();
+    let (line, problem) = text.strip_prefix(&format!("{}:", file.display()))?.split_once(": ")?;
+    Some((line.parse().ok()?, problem.to_owned()))
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_file_or_an_error_that_names_its_line(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        lines in prop::collection::vec(
+            "(\\[Interface\\]|\\[Peer\\]|\\[x|#|(PrivateKey|ListenPort|MTU|Table|Address|PublicKey|\
+             AllowedIPs|Endpoint|PersistentKeepalive|Nonsense) ?= ?\
+             (\\PC{0,40}|[0-9a-f.:/,\\[\\]]{0,30}))",
+            0..20,
+        ),
+    ) {
+        let dir = Dir::new("noise");
+        let text = lines.join("\n");
+        let mixed = [b"[Interface]\n", text.as_bytes(), b"\n", bytes.as_slice()].concat();
+        for content in [bytes.as_slice(), text.as_bytes(), &mixed] {
+            let path = dir.file(content, 0o700, 0o600);
+            let Err(error) = load(&path) else { continue };
+            let count = content.split(|byte| *byte == b'\n').count();
+            let (line, problem) = line_and_problem(&path, &error)
+                .ok_or_else(|| TestCaseError::fail(format!("{error}")))?;
+            prop_assert!((1..=count).contains(&line) && problem.len() > 8, "{}", error);
+        }
+    }
 }

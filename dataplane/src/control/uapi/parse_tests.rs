@@ -328,6 +328,11 @@ proptest! {
         let text = lines.iter().fold(String::new(), |text, (key, value)| {
             format!("{text}{key}={value}\n")
         });
-        let _ = set(&text);
+        if let Err(RequestError::Refused { line, problem, .. }) = set(&text) {
+            // The first line is `set=1`; the one that is named has the setting that is named.
+            let named = text.lines().nth(line - 2).and_then(|line| line.split_once('='));
+            let (key, _) = named.ok_or_else(|| TestCaseError::fail(format!("{line}: {problem}")))?;
+            prop_assert!(problem.starts_with(key), "{}: {}", line, problem);
+        }
     }
 }

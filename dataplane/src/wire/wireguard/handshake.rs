@@ -4,22 +4,18 @@
 //! leaves the state as it was (snow restores its checkpoint), so forged ones end nothing.
 //!
 //! Public keys of small order are refused, static and ephemeral, as the kernel does (its
-//! `curve25519` fails on an all-zero result); snow does not look. snow keeps the private and
-//! ephemeral keys of a handshake under way until it is dropped; what is handed out here wipes
-//! itself.
+//! `curve25519` fails on an all-zero result). A handshake is overwritten when it is dropped: what
+//! snow holds at its end would give the session's keys away long after those were erased.
 
-use snow::params::NoiseParams;
-use snow::{Builder, HandshakeState};
-use x25519_dalek::{PublicKey as DalekPublic, StaticSecret};
+use snow::HandshakeState;
 use zeroize::Zeroizing;
 
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 use super::messages::{INITIATION_LEN, RESPONSE_LEN};
+use super::noise::{builder, wipe};
 use super::session::TransportKeys;
 use super::timestamp::Timestamp;
 
-const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
-const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 /// The token `psk` stands at the end of the second message.
 const PSK_PLACE: u8 = 2;
 /// Where the Noise message lies in an initiation and in a response.
@@ -31,7 +27,6 @@ pub struct Initiator {
     /// The index by which the peer will address us.
     pub local_index: u32,
     noise: HandshakeState,
-    ours: PrivateKey,
 }
 
 impl Initiator {
@@ -45,9 +40,6 @@ impl Initiator {
         local_index: u32,
         now: Timestamp,
     ) -> Option<(Self, [u8; INITIATION_LEN])> {
-        if is_small_order(ours, theirs.as_bytes()) {
-            return None;
-        }
         let mut noise = builder(ours)?
             .remote_public_key(theirs.as_bytes())
             .ok()?
@@ -60,19 +52,19 @@ impl Initiator {
         message[4..8].copy_from_slice(&local_index.to_le_bytes());
         let len = noise.write_message(&now.0, &mut message[INITIATION_NOISE]).ok()?;
         let whole = len == INITIATION_NOISE.len();
-        whole.then(|| (Self { local_index, noise, ours: ours.clone() }, message))
+        let started = Self { local_index, noise };
+        whole.then_some((started, message))
     }
 
     /// Ends it with the peer's response: transport keys and the index by which to address the
     /// peer. `None` leaves the handshake as it was: a forged response must not end it.
     #[must_use]
     pub fn finish(&mut self, response: &[u8; RESPONSE_LEN]) -> Option<(TransportKeys, u32)> {
-        let noise = &response[RESPONSE_NOISE];
-        if self.noise.is_handshake_finished() || is_small_order(&self.ours, noise.first_chunk()?) {
+        if self.noise.is_handshake_finished() {
             return None;
         }
         let mut payload = [0; RESPONSE_LEN];
-        self.noise.read_message(noise, &mut payload).ok()?;
+        self.noise.read_message(&response[RESPONSE_NOISE], &mut payload).ok()?;
         let remote_index = super::messages::sender(response)?;
         let (send, receive) = self.noise.dangerously_get_raw_split();
         Some((TransportKeys { send: send.into(), receive: receive.into() }, remote_index))
@@ -94,18 +86,11 @@ impl Responder {
     /// Reads an initiation; `None` if it is not for us or not authentic.
     #[must_use]
     pub fn read(ours: &PrivateKey, initiation: &[u8; INITIATION_LEN]) -> Option<Self> {
-        let message = &initiation[INITIATION_NOISE];
-        if is_small_order(ours, message.first_chunk()?) {
-            return None;
-        }
         let mut noise = builder(ours)?.build_responder().ok()?;
         let mut payload = Zeroizing::new([0; INITIATION_LEN]);
-        let len = noise.read_message(message, payload.as_mut_slice()).ok()?;
+        let len = noise.read_message(&initiation[INITIATION_NOISE], payload.as_mut_slice()).ok()?;
         let timestamp = Timestamp(payload.get(..len)?.try_into().ok()?);
         let peer = PublicKey::from_bytes(noise.get_remote_static()?.try_into().ok()?);
-        if is_small_order(ours, peer.as_bytes()) {
-            return None;
-        }
         let remote_index = super::messages::sender(initiation)?;
         Some(Self { peer, timestamp, remote_index, noise })
     }
@@ -129,15 +114,16 @@ impl Responder {
     }
 }
 
-fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
-    let params: NoiseParams = PATTERN.parse().ok()?;
-    Builder::new(params).prologue(PROLOGUE).ok()?.local_private_key(ours.as_bytes()).ok()
+impl Drop for Initiator {
+    fn drop(&mut self) {
+        wipe(&mut self.noise);
+    }
 }
 
-/// Whether any secret multiplied with `point` gives zero.
-fn is_small_order(ours: &PrivateKey, point: &[u8; 32]) -> bool {
-    let secret = StaticSecret::from(*ours.as_bytes());
-    !secret.diffie_hellman(&DalekPublic::from(*point)).was_contributory()
+impl Drop for Responder {
+    fn drop(&mut self) {
+        wipe(&mut self.noise);
+    }
 }
 
 #[cfg(test)]

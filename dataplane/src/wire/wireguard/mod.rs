@@ -9,6 +9,10 @@ pub mod handshake;
 pub mod keys;
 pub mod limiter;
 pub mod messages;
+mod noise;
 pub mod replay;
 pub mod session;
 pub mod timestamp;
+
+#[cfg(test)]
+mod by_hand_tests;

@@ -21,6 +21,11 @@ pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Counters from here on are never used nor accepted.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
+/// An initiator asks for a new session when it sends on one older than this.
+pub const REKEY_AFTER_MS: u64 = 120_000;
+/// Sessions older than this neither seal nor open (section 6.1).
+pub const REJECT_AFTER_MS: u64 = 180_000;
+
 /// Keys that a handshake ended with.
 pub struct TransportKeys {
     /// Seals what we send.

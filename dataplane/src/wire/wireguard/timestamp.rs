@@ -22,6 +22,21 @@ impl Timestamp {
         bytes[8..].copy_from_slice(&nanoseconds.to_be_bytes());
         Self(bytes)
     }
+
+    /// The next one that can be told from this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        let number = |range: std::ops::Range<usize>| {
+            self.0[range].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let (seconds, nanoseconds) = (number(0..8), number(8..12) + u64::from(WHITENING));
+        let over = nanoseconds >= 1_000_000_000;
+        let nanoseconds = if over { 0 } else { u32::try_from(nanoseconds).unwrap_or(0) };
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&seconds.saturating_add(u64::from(over)).to_be_bytes());
+        bytes[8..].copy_from_slice(&nanoseconds.to_be_bytes());
+        Self(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -34,5 +49,19 @@ mod tests {
         assert_eq!(at(0).0, [0x40, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0]);
         assert_eq!(at(1), at(0));
         assert!(at(17) > at(0) && at(1000) > at(999) && at(1_800_000_000_000) > at(1));
+    }
+
+    #[test]
+    fn the_next_one_is_the_next_that_a_clock_gives() {
+        let mut timestamp = Timestamp::from_unix(Duration::from_secs(5));
+        for _ in 0..200 {
+            let next = timestamp.next();
+            assert!(next > timestamp);
+            timestamp = next;
+        }
+        let step = Duration::from_nanos(u64::from(WHITENING));
+        assert_eq!(Timestamp::from_unix(step * 7).next(), Timestamp::from_unix(step * 8));
+        let last = Timestamp::from_unix(Duration::from_nanos(999_999_999));
+        assert_eq!(last.next(), Timestamp::from_unix(Duration::from_secs(1)));
     }
 }

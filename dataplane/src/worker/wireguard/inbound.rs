@@ -3,7 +3,7 @@
 //! Messages are opened where they were received, a run of one session at a time: first all are
 //! opened, then the replay window is locked once, then those that are new go to the merger.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,6 +31,8 @@ pub(super) struct Inbound {
     merger: Merger,
     merging: bool,
     run: Box<[Opened; RUN_MAX]>,
+    /// Memory for the endpoint of a peer that roams.
+    spare: Option<Arc<Endpoint>>,
 }
 
 /// A message that opened: where it lies in the receive, and its counter.
@@ -56,6 +58,7 @@ impl Inbound {
             merger: Merger::new(merge),
             merging: true,
             run: Box::new([Opened::default(); RUN_MAX]),
+            spare: Some(Arc::new(SocketAddr::from(([0; 4], 0)).into())),
         }
     }
 
@@ -203,7 +206,7 @@ impl Inbound {
             let at = batch.slot_offset.saturating_add(u32::try_from(from).unwrap_or(u32::MAX));
             self.merger.push(packet, batch.slot, at, &mut sink);
         }
-        note_received(common, live, batch.from, data);
+        note_received(common, live, batch.from, data, &mut self.spare);
     }
 
     /// Writes everything still held.
@@ -247,10 +250,16 @@ impl Allowed<'_> {
 }
 
 /// The peer's endpoint, sessions and timers after an authentic batch.
-fn note_received(common: &Common, live: &Arc<Live>, from: Endpoint, data: bool) {
+fn note_received(
+    common: &Common,
+    live: &Arc<Live>,
+    from: Endpoint,
+    data: bool,
+    spare: &mut Option<Arc<Endpoint>>,
+) {
     let peer = &live.peer;
     if peer.endpoint.load().as_ref().is_none_or(|endpoint| **endpoint != from) {
-        peer.endpoint.store(Some(Arc::new(from)));
+        peer.roam(from, spare);
     }
     let is_current = |current: &Arc<Live>| Arc::ptr_eq(current, live);
     if !live.session.initiator
@@ -275,9 +284,11 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let Some(checker) = checker.as_ref() else {
         return counters.count_drop(DropReason::BadMac, 1);
     };
-    // A cookie reply is authentic by itself, to control alone.
+    // A cookie reply has no MACs and is authentic to control alone, but names an index of ours:
+    // who guesses at those does not get into the queue.
     let has_macs = kind != Kind::CookieReply;
-    if has_macs && !checker.mac1_valid(message) {
+    let known = || receiver(message).is_some_and(|index| shared.sessions.is_reserved(index));
+    if !(if has_macs { checker.mac1_valid(message) } else { known() }) {
         return counters.count_drop(DropReason::BadMac, 1);
     }
     let mac2_valid = has_macs
@@ -286,7 +297,7 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let mut bytes = [0; HANDSHAKE_LEN_MAX];
     let Some(place) = bytes.get_mut(..message.len()) else { return };
     place.copy_from_slice(message);
-    let event = Event::Handshake(HandshakeMessage { from, mac2_valid, len: message.len(), bytes });
+    let event = Event::Handshake(HandshakeMessage { from, len: message.len(), bytes });
     let queue = if mac2_valid { &common.control.proven } else { &common.control.handshakes };
     match queue.try_send(event) {
         Ok(()) => counters.handshakes.add(1),

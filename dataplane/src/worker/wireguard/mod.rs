@@ -26,16 +26,14 @@ use crate::table::Shared;
 use crate::table::event::Event;
 use crate::table::peer::Peer;
 use crate::table::sessions::Live;
+use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MS};
 
 use super::steering::Steering;
 use inbound::Inbound;
 use outbound::Outbound;
 
-/// Sessions older than this neither seal nor open (section 6.1).
-pub const REJECT_AFTER_MS: u64 = 180_000;
-/// An initiator asks for a new session when it sends on one older than this …
-pub const REKEY_AFTER_MS: u64 = 120_000;
-/// … or receives on one so old that it may end before the next packet (180 − 10 − 5 s).
+/// An initiator also asks for a new session when it receives on one so old that it may end before
+/// the next packet (180 − 10 − 5 s).
 const REKEY_ON_RECEIVE_MS: u64 = 165_000;
 
 /// The way to control.

@@ -17,7 +17,7 @@ use crate::wire::wireguard::messages::{
 use crate::wire::wireguard::session::REKEY_AFTER_MESSAGES;
 use crate::worker::batch::Batches;
 
-use super::staging::Staging;
+use super::staging::{FRAME_LEN_MAX, PEERS_MAX, Staging};
 use super::{Common, REJECT_AFTER_MS, REKEY_AFTER_MS};
 
 /// The outbound half.
@@ -25,6 +25,10 @@ pub(super) struct Outbound {
     queue: u16,
     batches: Batches,
     staging: Staging,
+    /// Where a frame that has waited is put together.
+    room: Box<[u8]>,
+    /// The peers to look at in [`Self::release_staged`]; otherwise empty, with room for all.
+    waiting: Vec<Arc<Peer>>,
     /// The generation of sessions up to which `staging` was looked through.
     generation: u64,
 }
@@ -39,7 +43,14 @@ enum Fate {
 
 impl Outbound {
     pub(super) fn new(queue: u16, generation: u64) -> Self {
-        Self { queue, batches: Batches::default(), staging: Staging::default(), generation }
+        Self {
+            queue,
+            batches: Batches::default(),
+            staging: Staging::new(),
+            room: vec![0; FRAME_LEN_MAX].into(),
+            waiting: Vec::with_capacity(PEERS_MAX),
+            generation,
+        }
     }
 
     /// Takes one frame.
@@ -107,6 +118,11 @@ impl Outbound {
     }
 
     fn stage(&mut self, common: &Common, peer: &Arc<Peer>, frame: &[u8]) {
+        // As the kernel: what cannot be sent even when there is a session does not wait for one.
+        if peer.endpoint.load().is_none() {
+            common.counters.count_drop(DropReason::NoEndpoint, 1);
+            return;
+        }
         let dropped = self.staging.push(peer, frame);
         if dropped > 0 {
             common.counters.count_drop(DropReason::StagingFull, dropped);
@@ -125,14 +141,15 @@ impl Outbound {
         if self.staging.is_empty() {
             return;
         }
-        let peers: Vec<Arc<Peer>> = self.staging.peers().cloned().collect();
-        for peer in peers {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.extend(self.staging.peers().cloned());
+        for peer in waiting.drain(..) {
             if !self.release(common, &peer, tx) && !peer.session_wanted.load(Ordering::Acquire) {
-                let waiting = self.staging.take(&peer.key);
-                let count = waiting.map_or(0, |waiting| waiting.frames.len());
-                common.counters.count_drop(DropReason::NoSession, count as u64);
+                let count = self.staging.forget(&peer);
+                common.counters.count_drop(DropReason::NoSession, count);
             }
         }
+        self.waiting = waiting;
     }
 
     /// Sends what waits for `peer`, in order; false if there is still no session.
@@ -141,14 +158,15 @@ impl Outbound {
         if !peer.current.load().as_ref().is_some_and(usable) {
             return false;
         }
-        let Some(waiting) = self.staging.take(&peer.key) else { return true };
-        for frame in waiting.frames {
+        let mut room = std::mem::take(&mut self.room);
+        while let Some(frame) = self.staging.pop(peer, &mut room) {
             let packet = frame.get(virtio::LEN..).unwrap_or_default();
-            let Some(split) = split(&frame) else { continue };
-            if matches!(self.seal(common, &waiting.peer, packet, &split, tx), Fate::NoSession) {
+            let Some(split) = split(frame) else { continue };
+            if matches!(self.seal(common, peer, packet, &split, tx), Fate::NoSession) {
                 common.counters.count_drop(DropReason::NoSession, split.count() as u64);
             }
         }
+        self.room = room;
         true
     }
 
