@@ -6,6 +6,7 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -155,7 +156,7 @@ impl Device {
         let mut command = Command::new(path);
         command.args(["-f", name]).env_remove("RUST_LOG").env("NO_COLOR", "1");
         // A killed one leaves its socket behind.
-        let _ = std::fs::remove_file(format!("/var/run/wireguard/{name}.sock"));
+        let _ = fs::remove_file(format!("/var/run/wireguard/{name}.sock"));
         let mut process = host.spawn(command).unwrap();
         let socket = format!("/var/run/wireguard/{name}.sock");
         wait_until("up", || {
@@ -163,6 +164,28 @@ impl Device {
             Path::new(&socket).exists() && UnixStream::connect(&socket).is_ok()
         });
         Self { name: name.to_owned(), process }
+    }
+
+    /// Brings its link up and waits until it listens on [`PORT`], wherever it is bound: a handshake
+    /// message that comes earlier is repeated only after 5 s.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn bring_up(&self, host: &Host) {
+        host.set_up(&self.name).unwrap();
+        self.wait_bound(host, PORT);
+    }
+
+    /// Waits until somebody on `host` listens on `port`.
+    ///
+    /// # Panics
+    /// When nobody does.
+    pub fn wait_bound(&self, host: &Host, port: u16) {
+        let local = format!(" 00000000:{port:04X} ");
+        wait_until("bound", || {
+            let read = || fs::read_to_string("/proc/thread-self/net/udp");
+            host.run(read).unwrap().unwrap().contains(&local)
+        });
     }
 
     /// Sets `lines`; returns the errno.
@@ -296,7 +319,7 @@ impl Link {
                 self.host(n).add_address(&device.name, address).unwrap();
             }
         }
-        self.host(n).set_up(&device.name).unwrap();
+        device.bring_up(self.host(n));
     }
 
     /// A side's host.
@@ -341,7 +364,7 @@ impl Link {
         self.host(n).set_down(NAMES[n]).unwrap();
         // Up again before it has looked, it would not know that it was down.
         wait_until("down", || self.devices[n].status().listen.is_empty());
-        self.host(n).set_up(NAMES[n]).unwrap();
+        self.devices[n].bring_up(self.host(n));
         // Its addresses of IPv6 went with the link.
         if has_ipv6() {
             let address = Address { ip: inner(n, Family::V6), prefix_len: 64 };

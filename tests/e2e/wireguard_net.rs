@@ -223,7 +223,7 @@ impl Three {
         let key = third_key.to_hex();
         third.set(&format!("private_key={}\nlisten_port={PORT}\n{left}", key.as_str()));
         third_host.add_address(Self::NAME, "10.9.3.1/16".parse().unwrap()).unwrap();
-        third_host.set_up(Self::NAME).unwrap();
+        third.bring_up(&third_host);
         // 10.9.0.0/24 is on the link already; the rest of /16 is not.
         run(&link.pair.left, "ip", &["route", "add", "10.9.0.0/16", "dev", NAMES[0]]);
         let wide = peer_lines(&link.public(1), None, &["10.9.0.0/16"]);
