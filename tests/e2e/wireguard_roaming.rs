@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ringtun::lab::traffic::{Stop, probe};
-use ringtun::lab::{Address, Host, Line, Pair, has_ipv6};
+use ringtun::lab::{Address, Host, Line, Pair};
 use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun_tests::device::{Device, Link, endpoint, inner, peer_lines, run, wait_until};
 use ringtun_tests::place::find_program;

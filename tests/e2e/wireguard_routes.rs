@@ -16,7 +16,7 @@ use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun_tests::device::{
     Device, Link, NAMES, endpoint, host_bits, inner, peer_lines, run, wait_until,
 };
-use ringtun_tests::place::{binary, find_program};
+use ringtun_tests::place::binary;
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{Family, PATIENCE, PORT, Tunnel, dropped};
 
