@@ -1,5 +1,5 @@
-//! What the field tests in WireGuard end to end: both outer families, MTU and padding, whose packets
-//! may carry which addresses, and keys and peers that change while packets flow.
+//! What the field tests in WireGuard end to end: both outer families, MTU and padding, whose
+//! packets may carry which addresses, and keys and peers that change while packets flow.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};

@@ -131,6 +131,18 @@ fn sticky(outer: Family) {
     assert_eq!(link.sees_other_at(0), Some(second), "spoke from another address");
     call(endpoint(1, outer));
     call(second);
+    // An address of another interface than the one that packets come in by.
+    let elsewhere = match outer {
+        Family::V4 => "203.0.113.7/32",
+        Family::V6 => "2001:db8:7::7/128",
+    };
+    let elsewhere: Address = elsewhere.parse().unwrap();
+    link.pair.right.add_address("lo", elsewhere).unwrap();
+    link.pair.left.set_route(elsewhere, Some(endpoint(1, outer).ip()), None).unwrap();
+    call(SocketAddr::new(elsewhere.ip, PORT));
+    link.assert_passes(1);
+    assert_eq!(link.sees_other_at(0).unwrap().ip(), elsewhere.ip);
+    call(second);
     let address = format!("{}/{}", second.ip(), if outer == Family::V4 { 24 } else { 64 });
     run(&link.pair.right, "ip", &["address", "delete", &address, "dev", Pair::INTERFACE]);
     link.assert_passes(1);

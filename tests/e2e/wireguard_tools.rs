@@ -16,8 +16,12 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("wireguard::uapi_changes_what_it_says", uapi_changes),
         Case::new("wireguard::uapi_refuses_by_errno_and_changes_nothing", uapi_refuses),
     ];
-    let tests: [(&str, fn()); 3] =
-        [("shows_everything", wg_show), ("sets_everything", wg_set), ("reads_files", wg_files)];
+    let tests: [(&str, fn()); 4] = [
+        ("shows_everything", wg_show),
+        ("sets_everything", wg_set),
+        ("hears_refusals", wg_refusals),
+        ("reads_files", wg_files),
+    ];
     for (name, test) in tests {
         cases.push(Case::maybe(format!("wireguard::wg_{name}"), move || {
             if find_program("wg").is_none() {
@@ -110,21 +114,14 @@ fn wg_set() {
     let psk = PresharedKey::generate().unwrap();
     let psk_file = private_file("psk", psk.to_base64().as_str());
     let name = other.to_string();
-    let set = |words: &[&str]| wg(&link, &[&["set", NAMES[0]], words].concat());
-    set(&[
-        "fwmark",
-        "0x77",
-        "peer",
-        &name,
-        "preshared-key",
-        &psk_file,
-        "endpoint",
-        "[fd00:2::9]:7",
-        "persistent-keepalive",
-        "9",
-        "allowed-ips",
-        "10.77.0.0/16,fd77::/16",
-    ]);
+    let set = |text: &str| {
+        let words: Vec<&str> = text.split(' ').collect();
+        wg(&link, &[&["set", NAMES[0]], &words[..]].concat());
+    };
+    set(&format!(
+        "fwmark 0x77 peer {name} preshared-key {psk_file} endpoint [fd00:2::9]:7 \
+         persistent-keepalive 9 allowed-ips 10.77.0.0/16,fd77::/16"
+    ));
     let lines = left.peer(&other);
     assert_eq!(lines.one("preshared_key"), Some(psk.to_hex().as_str()));
     assert_eq!(lines.one("endpoint"), Some("[fd00:2::9]:7"));
@@ -132,33 +129,34 @@ fn wg_set() {
     assert_eq!(lines.all("allowed_ip"), ["10.77.0.0/16", "fd77::/16"]);
     assert!(left.get().contains("fwmark=119\n"));
     // What is not said stays; allowed IPs are replaced; words take things away.
-    set(&[
-        "fwmark",
-        "off",
-        "peer",
-        &name,
-        "preshared-key",
-        "/dev/null",
-        "persistent-keepalive",
-        "off",
-        "allowed-ips",
-        "10.78.0.0/16",
-    ]);
+    set(&format!(
+        "fwmark off peer {name} preshared-key /dev/null persistent-keepalive off \
+         allowed-ips 10.78.0.0/16"
+    ));
     let lines = left.peer(&other);
     assert_eq!(lines.figure("persistent_keepalive_interval"), 0);
     assert_eq!(lines.all("allowed_ip"), ["10.78.0.0/16"]);
     assert_eq!(lines.one("endpoint"), Some("[fd00:2::9]:7"));
     assert_eq!(lines.one("preshared_key").unwrap().trim_matches('0'), "");
     assert!(!left.get().contains("fwmark="));
-    set(&["peer", &name, "allowed-ips", ""]);
+    set(&format!("peer {name} allowed-ips "));
     assert!(left.peer(&other).all("allowed_ip").is_empty());
-    set(&["peer", &name, "remove"]);
+    set(&format!("peer {name} remove"));
     assert!(left.find_peer(&other).is_none());
     // A key from a file; the same one: the session stands.
     let key_file = private_file("key", link.keys[0].to_base64().as_str());
-    set(&["private-key", &key_file]);
+    set(&format!("private-key {key_file}"));
     link.assert_passes(0);
-    // Refusals are told as the kernel tells them, and change nothing.
+    set("listen-port 40404");
+    link.assert_passes(0);
+    link.stop();
+}
+
+/// Refusals are told as the kernel tells them, and change nothing.
+fn wg_refusals() {
+    let link = Link::new(Family::V4);
+    link.assert_passes(0);
+    let left = &link.devices[0];
     let before = settings(left);
     let taken = link.pair.left.run(|| UdpSocket::bind(("0.0.0.0", 40_404))).unwrap().unwrap();
     let refused = |words: &[&str]| {
@@ -174,7 +172,7 @@ fn wg_set() {
     assert_eq!(settings(left), before);
     link.assert_passes(0);
     drop(taken);
-    set(&["listen-port", "40404"]);
+    wg(&link, &["set", NAMES[0], "listen-port", "40404"]);
     link.assert_passes(0);
     link.stop();
 }
