@@ -2,6 +2,8 @@
 //! themselves are in `e2e/` and `alloc.rs`; `structure.rs` tests the source tree.
 #![allow(clippy::unwrap_used)]
 
+pub mod device;
 pub mod place;
 pub mod suite;
+pub mod tap;
 pub mod tunnel;

@@ -13,6 +13,11 @@ mod offloads;
 mod order;
 mod passes;
 mod wireguard;
+mod wireguard_interop;
+mod wireguard_net;
+mod wireguard_roaming;
+mod wireguard_routes;
+mod wireguard_tools;
 
 use std::process::ExitCode;
 
@@ -28,6 +33,11 @@ fn main() -> ExitCode {
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
     cases.extend(wireguard::cases());
+    cases.extend(wireguard_net::cases());
+    cases.extend(wireguard_roaming::cases());
+    cases.extend(wireguard_routes::cases());
+    cases.extend(wireguard_tools::cases());
+    cases.extend(wireguard_interop::cases());
     cases.extend(demo::cases());
     suite::run(cases)
 }

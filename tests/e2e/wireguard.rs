@@ -13,6 +13,7 @@ use ringtun::control::status::Status;
 use ringtun::lab::traffic::{Stop, probe};
 use ringtun::lab::{Address, Host, Pair, Process};
 use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
+use ringtun_tests::device::run;
 use ringtun_tests::place::{binary, find_program};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{PATIENCE, Tunnel};
@@ -263,15 +264,6 @@ fn default_route() {
     stop(left);
     assert_eq!(dump(), before);
     stop(right);
-}
-
-fn run(host: &Host, program: &str, words: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.args(words);
-    let mut process = host.spawn(command).unwrap();
-    let status = process.wait_timeout(PATIENCE).unwrap().unwrap();
-    assert!(status.success(), "{program} {words:?}: {}", process.stderr());
-    process.stdout()
 }
 
 /// The file as `wg setconf` takes it: without what only wg-quick knows.

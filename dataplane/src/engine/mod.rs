@@ -51,6 +51,14 @@ pub struct WorkerSockets {
     pub v6: Option<UdpSocket>,
 }
 
+impl WorkerSockets {
+    /// The port that both are bound to; 0 if there is none.
+    fn port(&self) -> u16 {
+        let bound = self.v4.as_ref().or(self.v6.as_ref()).map(UdpSocket::local_addr);
+        bound.and_then(Result::ok).map_or(0, |address| address.port())
+    }
+}
+
 /// What travels over the network, and between whom.
 #[derive(Clone)]
 pub enum Traffic {
@@ -164,7 +172,7 @@ struct Common {
 
 impl Common {
     /// The packet path of the worker of `queue`.
-    fn path(&self, queue: u16, counters: &Arc<Counters>) -> Path {
+    fn path(&self, queue: u16, own_port: u16, counters: &Arc<Counters>) -> Path {
         let (steering, counters) = (self.steering.clone(), Arc::clone(counters));
         match &self.traffic {
             Traffic::Plain { peer } => Path::Plain {
@@ -174,7 +182,7 @@ impl Common {
             Traffic::WireGuard { shared, control } => {
                 let (shared, control) = (Arc::clone(shared), control.clone());
                 let both = WireGuard::new(shared, control, queue, steering, self.merge, counters);
-                Path::WireGuard(Box::new(both))
+                Path::WireGuard(Box::new(both.listening_on(own_port)))
             }
         }
     }
@@ -233,6 +241,7 @@ impl Engine {
         let thread_error = |error| EngineError::Thread { worker, error };
         let wake = Arc::new(sys::event::create().map_err(thread_error)?);
         let counters = Arc::clone(&self.view.counters[worker]);
+        let own_port = sockets.port();
         let sockets = [sockets.v4, sockets.v6].into_iter().flatten();
         let files = Files {
             queues: common.queues.clone(),
@@ -242,7 +251,7 @@ impl Engine {
         };
         let start = backend::Start {
             files,
-            path: common.path(queue, &counters),
+            path: common.path(queue, own_port, &counters),
             counters,
             notices: common.notices.clone(),
             stop: Arc::clone(&self.stop),

@@ -56,6 +56,8 @@ drop_reasons! {
     NoPeer, "no_peer", "outbound: no peer's allowed IPs hold the destination";
     NoEndpoint, "no_endpoint",
         "outbound: the peer's endpoint is not known: none is configured and it has not spoken yet";
+    RoutingLoop, "routing_loop",
+        "outbound: our own message came back by the tunnel; the route to the peer leads into it";
     NoSession, "no_session",
         "outbound: the peer did not answer the handshake; is it up, are both keys right?";
     StagingFull, "staging_full", "outbound: too many packets wait for a handshake, oldest dropped";

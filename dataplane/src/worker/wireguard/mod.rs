@@ -105,6 +105,13 @@ impl WireGuard {
         Self { common, outbound, inbound: Inbound::new(merge) }
     }
 
+    /// Tells it the port of its sockets, by which it knows its own messages.
+    #[must_use]
+    pub fn listening_on(mut self, port: u16) -> Self {
+        self.outbound.own_port = port;
+        self
+    }
+
     pub(super) fn start_of_turn(&mut self, tx: &mut impl Transmit) {
         self.common.now_ms = self.common.shared.clock.now_ms();
         self.outbound.release_staged(&self.common, tx);

@@ -1,12 +1,13 @@
 //! tun → wire: frames become sealed messages in batches of equal datagrams.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::io::counters::DropReason;
 use crate::io::{Destination, Transmit};
 use crate::packet::ecn;
-use crate::packet::ip::{destination, flow_hash};
+use crate::packet::ip::{Headers, UDP, destination, flow_hash};
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
 use crate::table::peer::Peer;
@@ -23,6 +24,8 @@ use super::{Common, REJECT_AFTER_MS, REKEY_AFTER_MS};
 /// The outbound half.
 pub(super) struct Outbound {
     queue: u16,
+    /// Of our sockets; 0 if nobody said.
+    pub(super) own_port: u16,
     batches: Batches,
     staging: Staging,
     /// Where a frame that has waited is put together.
@@ -45,6 +48,7 @@ impl Outbound {
     pub(super) fn new(queue: u16, generation: u64) -> Self {
         Self {
             queue,
+            own_port: 0,
             batches: Batches::default(),
             staging: Staging::new(),
             room: vec![0; FRAME_LEN_MAX].into(),
@@ -92,6 +96,11 @@ impl Outbound {
             common.counters.count_drop(DropReason::NoEndpoint, count as u64);
             return Fate::Done;
         };
+        // Sealed again and again it would grow, fall into fragments and multiply.
+        if is_message(packet, self.own_port, endpoint.to) {
+            common.counters.count_drop(DropReason::RoutingLoop, count as u64);
+            return Fate::Done;
+        }
         let Some(first) = live.session.reserve(count as u64) else { return Fate::NoSession };
         let to = Destination { endpoint, class: ecn::outer_class(packet) };
         let mtu = common.shared.mtu.load(Ordering::Relaxed) as usize;
@@ -176,6 +185,21 @@ impl Outbound {
     }
 }
 
+/// Whether `packet` is a UDP datagram from our port to the peer's endpoint, or a fragment's first.
+#[inline]
+fn is_message(packet: &[u8], own_port: u16, to: SocketAddr) -> bool {
+    if destination(packet) != Some(to.ip()) {
+        return false;
+    }
+    let Some(headers) = Headers::parse(packet).filter(|headers| headers.protocol == UDP) else {
+        return false;
+    };
+    let ports = packet.get(headers.transport..).and_then(|udp| udp.first_chunk::<4>());
+    ports.is_some_and(|&[a, b, c, d]| {
+        u16::from_be_bytes([a, b]) == own_port && u16::from_be_bytes([c, d]) == to.port()
+    })
+}
+
 fn split(frame: &[u8]) -> Option<Split<'_>> {
     let packet = frame.get(virtio::LEN..)?;
     VirtioHdr::decode(frame).and_then(|header| Split::new(&header, packet).ok())
@@ -190,5 +214,31 @@ fn note_sent(common: &Common, peer: &Arc<Peer>, live: &Live, bytes: usize) {
     let old = live.session.initiator && common.age_ms(live) >= REKEY_AFTER_MS;
     if old || live.session.sent_count() >= REKEY_AFTER_MESSAGES {
         common.want_session(peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_messages_are_known_by_address_and_both_ports() {
+        let to: SocketAddr = "192.0.2.2:51820".parse().unwrap();
+        let mut packet = [0; 60];
+        packet[0] = 0x45;
+        packet[9] = UDP;
+        packet[16..20].copy_from_slice(&[192, 0, 2, 2]);
+        packet[20..22].copy_from_slice(&51_821_u16.to_be_bytes());
+        packet[22..24].copy_from_slice(&51_820_u16.to_be_bytes());
+        assert!(is_message(&packet, 51_821, to));
+        assert!(!is_message(&packet, 51_822, to), "another program's, to the same peer");
+        for other in ["192.0.2.2:51821", "192.0.2.3:51820", "[::c000:202]:51820"] {
+            assert!(!is_message(&packet, 51_821, other.parse().unwrap()), "{other}");
+        }
+        packet[6] = 0x20;
+        assert!(is_message(&packet, 51_821, to), "the first of its fragments");
+        assert!(!is_message(&packet[..22], 51_821, to));
+        packet[9] = 6;
+        assert!(!is_message(&packet, 51_821, to), "TCP");
     }
 }
