@@ -9,6 +9,7 @@ mod errors;
 mod figures;
 mod garbage;
 mod lifecycle;
+mod many_peers;
 mod offloads;
 mod order;
 mod passes;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
     cases.extend(wireguard::cases());
+    cases.extend(many_peers::cases());
     cases.extend(demo::cases());
     suite::run(cases)
 }

@@ -108,6 +108,9 @@ impl Protocol {
         let activity = &state.peer.activity;
         activity.unanswered_since_ms.store(0, Ordering::Relaxed);
         activity.owed_since_ms.store(0, Ordering::Relaxed);
+        // Whoever is to hear from us every so often hears from us at once.
+        activity.sent_ms.store(0, Ordering::Relaxed);
+        activity.received_ms.store(0, Ordering::Relaxed);
         activity.watched.store(false, Ordering::Release);
         state.peer.session_wanted.store(false, Ordering::Release);
     }
@@ -172,8 +175,8 @@ impl Protocol {
     pub(super) fn publish_checker(&mut self) {
         let mut secret = zeroize::Zeroizing::new([0; 32]);
         let random = getrandom::fill(secret.as_mut_slice()).is_ok();
-        let public = self.identity.as_ref().filter(|_| random).map(|identity| identity.public());
-        let checker = public.map(|public| Arc::new(Checker::new(&public, &secret)));
+        let checker =
+            self.own_key.filter(|_| random).map(|public| Arc::new(Checker::new(&public, &secret)));
         self.shared.checker.store(checker);
         self.secret_ms = self.shared.clock.now_ms();
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Protocol;
 use super::config::{AllowedIpUpdate, DeviceUpdate, DeviceView, PeerUpdate, PeerView, UpdateError};
 use super::peers::PeerState;
-use super::{Output, Protocol};
 use crate::packet::endpoint::Endpoint;
 use crate::table::Table;
 use crate::table::allowed_ips::AllowedIps;
@@ -26,11 +26,7 @@ impl Protocol {
     ///
     /// # Errors
     /// The first entry that cannot be applied; entries before it are applied.
-    pub fn update(
-        &mut self,
-        update: DeviceUpdate,
-        out: &mut impl Output,
-    ) -> Result<(), UpdateError> {
+    pub fn update(&mut self, update: DeviceUpdate) -> Result<(), UpdateError> {
         if let Some(private_key) = update.private_key {
             self.set_private_key(private_key);
         }
@@ -55,9 +51,9 @@ impl Protocol {
         if table_changed {
             self.publish_table();
         }
-        for key in changed {
-            self.after_change(&key, out);
-        }
+        // What a changed peer may want at once, a keepalive, is found out by the next polls.
+        let now_ms = self.shared.clock.now_ms();
+        changed.iter().for_each(|key| self.peers.schedule(key, Some(now_ms)));
         result
     }
 
@@ -69,9 +65,9 @@ impl Protocol {
         if same {
             return;
         }
-        let own = private_key.as_ref().map(PrivateKey::public);
+        self.own_key = private_key.as_ref().map(PrivateKey::public);
         self.identity = private_key;
-        if let Some(own) = own
+        if let Some(own) = self.own_key
             && self.peers.get(&own).is_some()
         {
             // Nobody is a peer of itself.
@@ -88,7 +84,7 @@ impl Protocol {
     fn update_peer(&mut self, update: PeerUpdate) -> Result<bool, UpdateError> {
         let key = update.public_key;
         let exists = self.peers.get(&key).is_some();
-        let is_self = self.identity.as_ref().is_some_and(|identity| identity.public() == key);
+        let is_self = self.own_key == Some(key);
         if update.remove {
             self.remove_peer(&key);
             return Ok(exists);
@@ -150,16 +146,6 @@ impl Protocol {
         }
         // A worker that still has it in hand finds nowhere to send to.
         state.peer.endpoint.store(None);
-    }
-
-    /// What a changed peer may want at once.
-    fn after_change(&mut self, key: &PublicKey, out: &mut impl Output) {
-        let Some(state) = self.peers.get(key) else { return };
-        let timers = state.timers();
-        if self.up && timers.keepalive_ms > 0 && timers.traffic_ms == 0 {
-            self.keepalive(key, out);
-        }
-        self.look_at(key, out);
     }
 
     /// Publishes peers and allowed IPs, and waits until no worker uses the old ones.

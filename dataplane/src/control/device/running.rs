@@ -123,7 +123,7 @@ impl RunningDevice {
             }
             self.watch_engine();
         }
-        self.protocol.set_up(false, &mut self.wires);
+        self.protocol.set_up(false);
         self.stop_engine();
     }
 
@@ -188,7 +188,7 @@ impl RunningDevice {
         if let Some(port) = update.listen_port {
             self.set_port(port)?;
         }
-        self.protocol.update(update, &mut self.wires).map_err(|error| {
+        self.protocol.update(update).map_err(|error| {
             warn!("{error}");
             libc::ENOSPC
         })
@@ -247,7 +247,7 @@ impl RunningDevice {
                 Err(_) => {}
             }
         } else if !up && self.engine.is_some() {
-            self.protocol.set_up(false, &mut self.wires);
+            self.protocol.set_up(false);
             self.stop_engine();
         }
     }
@@ -297,7 +297,7 @@ impl RunningDevice {
         });
         self.wires = Wires { waker: Some(engine.waker()), ..wires };
         self.engine = Some(engine);
-        self.protocol.set_up(true, &mut self.wires);
+        self.protocol.set_up(true);
         Ok(())
     }
 

@@ -161,8 +161,8 @@ impl World {
             let private_key = Some(Some(keys[n].clone()));
             let update = DeviceUpdate { private_key, peers: vec![peer], ..Default::default() };
             let end = &mut ends[n];
-            end.protocol.update(update, &mut end.out).unwrap();
-            end.protocol.set_up(true, &mut end.out);
+            end.protocol.update(update).unwrap();
+            end.protocol.set_up(true);
         }
         let random = Random(seed);
         Self { now_ms, random, weather, ends, wire: BTreeMap::new(), sent: 0 }
