@@ -8,6 +8,7 @@
 //! config_file            the same, from a file as wg-quick reads it
 //! probe, backend         what this machine can do, and which I/O backend follows from it
 //! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
+//! inherited_tun          the same for a device that was handed over
 //! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
 //! run                    the foreground life of one engine, from set-up to exit
 //! run_wireguard          the same for a WireGuard device, which others configure
@@ -27,6 +28,7 @@ pub mod configure;
 pub mod device;
 pub mod gso_size;
 pub mod host;
+pub mod inherited_tun;
 pub mod link_watch;
 pub mod netlink;
 pub mod netlink_routes;
