@@ -38,6 +38,7 @@ tools=(
     'ip:iproute2:the tests of roaming and of routes fail'
     'wg:wireguard-tools:the tests by wg are left out'
     'wireguard-go:wireguard-go:the tests with another WireGuard are left out'
+    'nft:nftables:the test of the firewall is left out'
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
 )

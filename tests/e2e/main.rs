@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod demo;
+mod dropin;
 mod errors;
 mod figures;
 mod garbage;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     cases.extend(figures::cases());
     cases.extend(wireguard::cases());
     cases.extend(many_peers::cases());
+    cases.extend(dropin::cases());
     cases.extend(demo::cases());
     suite::run(cases)
 }

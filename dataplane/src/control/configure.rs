@@ -1,8 +1,9 @@
 //! Configures a device by a file, as `wg-quick up` does, and undoes it.
 //!
-//! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, routes, PostUp.
-//! Undone in reverse, also after a failure in the middle: PreDown, routes and rules, PostDown. The
-//! device itself goes with its process, and its addresses and own routes with it.
+//! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, DNS, routes
+//! and, for a default route, rules and firewall, PostUp. Undone in reverse, also after a failure in
+//! the middle: PreDown, DNS, firewall, rules and routes, PostDown. The device itself goes with its
+//! process, and its addresses and own routes with it.
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -12,10 +13,13 @@ use tracing::{info, warn};
 
 use super::config_file::{ConfigFile, EndpointName, Interface, Table};
 use super::device::DeviceHandle;
+use super::dns::Dns;
+use super::firewall::Firewall;
 use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
 use super::netlink_routes::{Route, Rule, TABLE_MAIN};
 use super::run_wireguard::Configure;
+use super::tools::ToolError;
 use super::uapi::Device;
 use crate::table::allowed_ips::Prefix;
 
@@ -42,6 +46,9 @@ pub enum ConfigureError {
         /// Its exit status, or why it did not start.
         status: String,
     },
+    /// A program of the host.
+    #[error("{0}; the device is taken down again")]
+    Tool(ToolError),
     /// Keys, peers or port.
     #[error("the configuration was refused: {0} (the log says what)")]
     Refused(std::io::Error),
@@ -66,6 +73,8 @@ pub struct Configured {
     rules: Vec<Rule>,
     /// What `src_valid_mark` was before.
     valid_mark: Option<String>,
+    firewalls: Vec<Firewall>,
+    dns: Option<Dns>,
 }
 
 impl Configure for ConfigFile {
@@ -86,6 +95,8 @@ impl Configure for ConfigFile {
             routes: Vec::new(),
             rules: Vec::new(),
             valid_mark: None,
+            firewalls: Vec::new(),
+            dns: None,
         };
         run_hooks(&done.file.pre_up, &link.name)?;
         let prefixes: Vec<Prefix> =
@@ -109,6 +120,7 @@ impl Configure for ConfigFile {
         done.netlink
             .change_link(link.index, &[LinkChange::Up])
             .map_err(host(format!("bring {} up", link.name)))?;
+        done.dns = Dns::set(&link.name, &done.file.dns).map_err(ConfigureError::Tool)?;
         done.add_routes(prefixes, link.index, table, mark)?;
         run_hooks(&done.file.post_up, &link.name)?;
         Ok(done)
@@ -158,6 +170,9 @@ impl Configured {
                 Err(error) => return Err(host("add a routing rule")(error)),
             }
         }
+        let addresses: Vec<_> = self.file.addresses.iter().map(|one| one.address).collect();
+        let firewall = Firewall::install(&self.interface, &addresses, mark, ipv6);
+        self.firewalls.extend(firewall.map_err(ConfigureError::Tool)?);
         // Answers to marked datagrams pass the reverse path filter only with this.
         if !ipv6
             && let Ok(before) = fs::read_to_string(VALID_MARK)
@@ -178,6 +193,8 @@ impl Drop for Configured {
             }
         };
         warn_of(run_hooks(&self.file.pre_down, &self.interface));
+        drop(self.dns.take());
+        self.firewalls.clear();
         for rule in self.rules.drain(..).rev() {
             if let Err(error) = self.netlink.remove_rule(rule) {
                 warn!(?rule, %error, "a routing rule is left behind");

@@ -15,6 +15,7 @@
 //! ├─ device              its thread: the protocol, its sockets, its workers
 //! ├─ uapi                the socket that `wg` speaks to
 //! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
+//! │  └─ firewall, dns (tools)   what only programs of the host can do
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
 //! ├─ socket (snapshot, status)   answers `status` on /run/ringtun/NAME.sock
@@ -26,6 +27,8 @@ pub mod backend;
 pub mod config_file;
 pub mod configure;
 pub mod device;
+pub mod dns;
+pub mod firewall;
 pub mod gso_size;
 pub mod host;
 pub mod inherited_tun;
@@ -43,5 +46,6 @@ pub mod snapshot;
 pub mod socket;
 pub mod sockets;
 pub mod status;
+pub mod tools;
 pub mod uapi;
 pub mod values;
