@@ -30,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::maybe("dropin::a_default_route_brings_a_firewall", firewall),
         Case::new("dropin::a_firewall_that_fails_stops_the_start", firewall_fails),
         Case::new("dropin::dns_goes_to_resolvconf_and_back", dns),
+        Case::maybe("dropin::a_name_is_looked_up_again", looked_up_again),
     ]
 }
 
@@ -274,4 +275,31 @@ fn dns() {
         format!("-a {name} -m 0 -x\nnameserver 10.9.0.2\nsearch example.com\n-d {name} -f\n");
     // Where the machine has an order of interfaces, ours has its prefix.
     assert_eq!(said.replace(&format!("tun.{name}"), name), expected);
+}
+
+/// The name leads to nobody at first; when the first handshake has failed, to the peer.
+fn looked_up_again() -> Option<String> {
+    if find_program("unshare").is_none() {
+        return Some("no unshare here (apt install util-linux)".into());
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    let config = ends.write(0, "Address = 10.9.0.1/24", "10.9.0.2/32");
+    let text = fs::read_to_string(&config).unwrap().replace("192.0.2.2:", "peer.example:");
+    fs::write(&config, text).unwrap();
+    let name = |address: &str| fs::write("/run/hosts", format!("{address} peer.example\n"));
+    name("192.0.2.77").unwrap();
+    let mut command = Command::new("unshare");
+    let script = "mount --bind /run/hosts /etc/hosts && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(binary());
+    command.args(["up", NAMES[0], "--config", &config]).env("NO_COLOR", "1");
+    let left = await_up(pair.left.spawn(command).unwrap(), 0);
+    name("192.0.2.2").unwrap();
+    let to = SocketAddr::from(([10, 9, 0, 2], 0));
+    let found = probe(&pair.left, &pair.right, to, 2 * PATIENCE, &Stop::default());
+    assert!(found.is_ok(), "{}", left.stderr());
+    assert!(left.stderr().contains("another address of the name"), "{}", left.stderr());
+    stop(left);
+    stop(right);
+    None
 }

@@ -6,7 +6,7 @@
 //! process, and its addresses and own routes with it.
 
 use std::fs;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use tracing::{info, warn};
@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::config_file::{ConfigFile, EndpointName, Interface, Table};
 use super::device::DeviceHandle;
 use super::dns::Dns;
+use super::endpoints::{self, LOOKUP_GAP, Names};
 use super::firewall::Firewall;
 use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
@@ -85,8 +86,14 @@ impl Configure for ConfigFile {
         let netlink = Netlink::open().map_err(host("open a netlink socket"))?;
         let resolved =
             |peer: &super::config_file::PeerEntry| peer.endpoint.as_ref().map(resolve).transpose();
-        let endpoints = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
-        let mut update = self.device_update(&endpoints);
+        let found = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
+        let mut update = self.device_update(&found);
+        let mut names = Names::default();
+        for (peer, found) in self.peers.iter().zip(found) {
+            if let (Some(name), Some(found)) = (&peer.endpoint, found) {
+                names.add(peer.public_key, name, found);
+            }
+        }
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
         let mut done = Configured {
             interface: link.name.clone(),
@@ -112,6 +119,9 @@ impl Configure for ConfigFile {
         let addresses = done.file.addresses.clone();
         let refused = |errno| ConfigureError::Refused(std::io::Error::from_raw_os_error(errno));
         device.set(update).map_err(refused)?;
+        names
+            .follow(device.unanswered(), device.clone(), endpoints::look_up, LOOKUP_GAP)
+            .map_err(host("start the thread that follows endpoint names"))?;
         for network in addresses {
             done.netlink
                 .add_address(link.index, network)
@@ -227,12 +237,9 @@ fn run_hooks(commands: &[String], interface: &str) -> Result<(), ConfigureError>
 }
 
 fn resolve(endpoint: &EndpointName) -> Result<SocketAddr, ConfigureError> {
-    if let Some(address) = endpoint.literal() {
-        return Ok(address);
-    }
     let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_string(), error };
-    let mut found = (endpoint.host.as_str(), endpoint.port).to_socket_addrs().map_err(failed)?;
-    found.next().ok_or_else(|| failed(std::io::Error::other("the name has no address")))
+    let found = endpoints::look_up(endpoint).map_err(failed)?;
+    found.first().copied().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
 }
 
 fn host(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ConfigureError {

@@ -15,6 +15,7 @@
 //! ├─ device              its thread: the protocol, its sockets, its workers
 //! ├─ uapi                the socket that `wg` speaks to
 //! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
+//! │  ├─ endpoints        looks names up again when peers do not answer
 //! │  └─ firewall, dns (tools)   what only programs of the host can do
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
@@ -28,6 +29,7 @@ pub mod config_file;
 pub mod configure;
 pub mod device;
 pub mod dns;
+pub mod endpoints;
 pub mod firewall;
 pub mod gso_size;
 pub mod host;

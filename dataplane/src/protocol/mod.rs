@@ -46,6 +46,8 @@ pub trait Output {
     /// A session with a peer has become usable, or was given up: workers should look through the
     /// packets that wait.
     fn wake_workers(&mut self);
+    /// A peer has not answered an initiation: its endpoint may be out of date.
+    fn unanswered(&mut self, _peer: &PublicKey) {}
 }
 
 /// The state of one device.
@@ -192,6 +194,9 @@ impl Protocol {
             // Kernel timers.c, wg_expired_new_handshake: the way there may have changed as well.
             activity.unanswered_since_ms.store(0, Ordering::Relaxed);
             forget_source(state);
+        }
+        if due.give_up || due.retry {
+            out.unanswered(key);
         }
         if due.give_up {
             self.give_up(key, out);

@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 struct Sent {
     datagrams: VecDeque<(Endpoint, Vec<u8>)>,
     wakes: usize,
+    unanswered: usize,
 }
 
 impl Output for Sent {
@@ -31,6 +32,10 @@ impl Output for Sent {
 
     fn wake_workers(&mut self) {
         self.wakes += 1;
+    }
+
+    fn unanswered(&mut self, _: &PublicKey) {
+        self.unanswered += 1;
     }
 }
 
@@ -246,6 +251,7 @@ fn an_unanswered_handshake_is_tried_for_ninety_seconds_and_again_when_asked() {
     assert_eq!(tries, 19);
     let peer = world.peer(0);
     assert!(!peer.session_wanted.load(Ordering::Relaxed), "given up");
+    assert_eq!(world.ends[0].sent.unanswered, 19, "each try, and the last");
     assert_eq!(world.ends[0].sent.wakes, 1, "workers drop what waits");
     world.want_session(0);
     assert_eq!(world.exchange(), HANDSHAKE);

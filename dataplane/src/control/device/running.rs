@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SESSIONS_MAX, SharedRunning,
-    lock_running,
+    Tell, lock_running,
 };
 use crate::control::link_watch::lock;
 use crate::control::sockets::{self, Bound, SocketsError};
@@ -24,6 +24,7 @@ use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
 use crate::table::{Shared, Table};
+use crate::wire::wireguard::keys::PublicKey;
 
 /// Where the protocol's datagrams go.
 #[derive(Default)]
@@ -31,6 +32,7 @@ struct Wires {
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
     waker: Option<Waker>,
+    unanswered: Option<Sender<PublicKey>>,
 }
 
 impl Output for Wires {
@@ -49,13 +51,20 @@ impl Output for Wires {
             waker.wake();
         }
     }
+
+    fn unanswered(&mut self, peer: &PublicKey) {
+        if let Some(unanswered) = &self.unanswered {
+            // Full: it will be told again with the next try.
+            let _ = unanswered.try_send(*peer);
+        }
+    }
 }
 
 pub(super) struct RunningDevice {
     config: DeviceConfig,
     requests: Receiver<Request>,
     stopped: Receiver<()>,
-    failed: Sender<EngineError>,
+    tell: Tell,
     running: SharedRunning,
     protocol: Protocol,
     wires: Wires,
@@ -75,7 +84,7 @@ impl RunningDevice {
         config: DeviceConfig,
         requests: Receiver<Request>,
         stopped: Receiver<()>,
-        failed: Sender<EngineError>,
+        tell: Tell,
         running: SharedRunning,
     ) -> Self {
         let (events_in, events) = bounded(EVENTS_MAX);
@@ -95,7 +104,7 @@ impl RunningDevice {
             config,
             requests,
             stopped,
-            failed,
+            tell,
             running,
             wires: Wires::default(),
             control: ToControl { events: events_in, handshakes: handshakes_in, proven: proven_in },
@@ -262,7 +271,7 @@ impl RunningDevice {
         let wires = Wires {
             v4: copy(first.and_then(|worker| worker.v4.as_ref())),
             v6: copy(first.and_then(|worker| worker.v6.as_ref())),
-            waker: None,
+            ..Wires::default()
         };
         let sockets = bound.watchers();
         let shared = Arc::clone(self.protocol.shared());
@@ -282,7 +291,7 @@ impl RunningDevice {
         let engine = match started {
             Ok(engine) => engine,
             Err(error) => {
-                let _ = self.failed.try_send(error);
+                let _ = self.tell.failed.try_send(error);
                 return Err(());
             }
         };
@@ -295,7 +304,11 @@ impl RunningDevice {
             buffers: bound.buffers,
             udp_gro: bound.udp_gro,
         });
-        self.wires = Wires { waker: Some(engine.waker()), ..wires };
+        self.wires = Wires {
+            waker: Some(engine.waker()),
+            unanswered: Some(self.tell.unanswered.clone()),
+            ..wires
+        };
         self.engine = Some(engine);
         self.protocol.set_up(true);
         Ok(())
@@ -319,7 +332,7 @@ impl RunningDevice {
             self.config.offloads.take(notice);
         }
         if let Ok(error) = engine.failed().try_recv() {
-            let _ = self.failed.try_send(error);
+            let _ = self.tell.failed.try_send(error);
             self.stop_engine();
         }
     }
