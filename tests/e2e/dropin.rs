@@ -30,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::maybe("dropin::a_default_route_brings_a_firewall", firewall),
         Case::new("dropin::a_firewall_that_fails_stops_the_start", firewall_fails),
         Case::new("dropin::dns_goes_to_resolvconf_and_back", dns),
+        Case::maybe("dropin::what_was_set_is_saved", saved),
         Case::maybe("dropin::a_name_is_looked_up_again", looked_up_again),
     ]
 }
@@ -207,6 +208,8 @@ fn firewall() -> Option<String> {
     }
     let (pair, ends) = (Pair::new().unwrap(), Ends::new());
     let nft = || run(&pair.left, "nft", &["list", "ruleset"]);
+    let rules = || [["-4", "rule"], ["-6", "rule"]].map(|words| run(&pair.left, "ip", &words));
+    let rules_before = rules();
     let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
     // The right host's way to the left one's tunnel address: outside the tunnel, or through it.
     let way = |words: &[&str]| {
@@ -223,7 +226,7 @@ fn firewall() -> Option<String> {
     let mut left = start();
     assert!(!intruder_arrives(&pair));
     way(&["dev", NAMES[1]]);
-    assert!(reaches(&pair, 0, "10.9.0.2"), "but the tunnel carries");
+    assert!(reaches(&pair, 0, "10.9.0.2"), "it carries: {}\n{}", left.stderr(), right.stderr());
     outside();
     let during = nft();
     for table in ["table ip ringtun-in-l", "table ip6 ringtun-in-l"] {
@@ -236,6 +239,7 @@ fn firewall() -> Option<String> {
     assert!(!intruder_arrives(&pair));
     stop(left);
     assert_eq!(nft(), "");
+    assert_eq!(rules(), rules_before, "also those that the killed one left behind");
     stop(right);
     None
 }
@@ -301,5 +305,29 @@ fn looked_up_again() -> Option<String> {
     assert!(left.stderr().contains("another address of the name"), "{}", left.stderr());
     stop(left);
     stop(right);
+    None
+}
+
+fn saved() -> Option<String> {
+    if find_program("wg").is_none() {
+        return Some("no wg here (apt install wireguard-tools)".into());
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let more = "SaveConfig = true\nPostUp = true %i";
+    let left = await_up(ends.up(&pair.left, 0, more, "10.9.0.2/32", ""), 0);
+    let added = PrivateKey::generate().unwrap().public().to_string();
+    run(&pair.left, "wg", &["set", NAMES[0], "peer", &added, "allowed-ips", "10.77.0.0/16"]);
+    stop(left);
+    let path = format!("/run/{}.conf", NAMES[0]);
+    let text = fs::read_to_string(&path).unwrap();
+    for line in [
+        &format!("PublicKey = {added}\nAllowedIPs = 10.77.0.0/16\n"),
+        &format!("PrivateKey = {}\n", ends.0[0].to_base64().as_str()),
+        "Address = 10.9.0.1/24\nSaveConfig = true\nPostUp = true %i\nListenPort = 51820\n",
+        "AllowedIPs = 10.9.0.2/32\nEndpoint = 192.0.2.2:51820\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in the file");
+    }
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     None
 }

@@ -2,11 +2,12 @@
 //!
 //! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, DNS, routes
 //! and, for a default route, rules and firewall, PostUp. Undone in reverse, also after a failure in
-//! the middle: PreDown, DNS, firewall, rules and routes, PostDown. The device itself goes with its
-//! process, and its addresses and own routes with it.
+//! the middle: PreDown, SaveConfig (not after a failure), DNS, firewall, rules and routes,
+//! PostDown. The device itself goes with its process, and its addresses and own routes with it.
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tracing::{info, warn};
@@ -20,12 +21,15 @@ use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
 use super::netlink_routes::{Route, Rule, TABLE_MAIN};
 use super::run_wireguard::Configure;
+use super::save_config;
 use super::tools::ToolError;
 use super::uapi::Device;
 use crate::table::allowed_ips::Prefix;
 
 /// The mark and table of a default route, unless the file names a mark: wg-quick's first choice.
 const DEFAULT_MARK: u32 = 51820;
+/// Rules of processes that were killed, taken away at most.
+const RULES_LEFT_MAX: usize = 16;
 const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
 /// Why a device could not be configured.
@@ -76,6 +80,8 @@ pub struct Configured {
     valid_mark: Option<String>,
     firewalls: Vec<Firewall>,
     dns: Option<Dns>,
+    /// The file to save to and the device to ask, once all is done.
+    save: Option<(PathBuf, DeviceHandle)>,
 }
 
 impl Configure for ConfigFile {
@@ -104,6 +110,7 @@ impl Configure for ConfigFile {
             valid_mark: None,
             firewalls: Vec::new(),
             dns: None,
+            save: None,
         };
         run_hooks(&done.file.pre_up, &link.name)?;
         let prefixes: Vec<Prefix> =
@@ -133,6 +140,7 @@ impl Configure for ConfigFile {
         done.dns = Dns::set(&link.name, &done.file.dns).map_err(ConfigureError::Tool)?;
         done.add_routes(prefixes, link.index, table, mark)?;
         run_hooks(&done.file.post_up, &link.name)?;
+        done.save = done.file.save_config.then(|| (self.path, device.clone()));
         Ok(done)
     }
 }
@@ -156,23 +164,34 @@ impl Configured {
                 Table::Auto => (TABLE_MAIN, false),
             };
             let route = Route { prefix, index, table: number };
-            match self.netlink.add_route(route) {
-                Ok(()) => self.routes.push(route),
+            let added = match self.netlink.add_route(route) {
+                Ok(()) => true,
                 // The address's own route, or one that somebody wanted so.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
                 Err(error) => return Err(host(format!("add the route {prefix}"))(error)),
-            }
+            };
+            self.routes.extend(added.then_some(route));
             if by_policy {
-                self.add_policy(mark, prefix.address().is_ipv6())?;
+                self.add_policy(mark, prefix.address().is_ipv6(), added)?;
             }
         }
         Ok(())
     }
 
     /// Everything but our own datagrams takes the tunnel, unless the main table knows better.
-    fn add_policy(&mut self, mark: u32, ipv6: bool) -> Result<(), ConfigureError> {
+    /// `unused` if the table had no default route before: a rule that is there already led nowhere,
+    /// so it is of a process that was killed, and is replaced.
+    fn add_policy(&mut self, mark: u32, ipv6: bool, unused: bool) -> Result<(), ConfigureError> {
         let rules =
             [Rule::NotMarked { mark, table: mark, ipv6 }, Rule::MainWithoutDefault { ipv6 }];
+        // The kernel adds the same rule again and again, each with a priority of its own.
+        let stale = |netlink: &mut Netlink| netlink.remove_rule(rules[0]).is_ok();
+        for _ in 0..RULES_LEFT_MAX {
+            if !unused || !stale(&mut self.netlink) {
+                break;
+            }
+            let _ = self.netlink.remove_rule(rules[1]);
+        }
         for rule in rules {
             match self.netlink.add_rule(rule) {
                 Ok(()) => self.rules.push(rule),
@@ -203,6 +222,11 @@ impl Drop for Configured {
             }
         };
         warn_of(run_hooks(&self.file.pre_down, &self.interface));
+        if let Some((path, device)) = self.save.take() {
+            let status = device.get().map_err(std::io::Error::from_raw_os_error);
+            let saved = status.and_then(|status| save_config::save(&path, &self.file, &status));
+            warn_of(saved.map_err(host(format!("save the configuration to {}", path.display()))));
+        }
         drop(self.dns.take());
         self.firewalls.clear();
         for rule in self.rules.drain(..).rev() {

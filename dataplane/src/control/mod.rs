@@ -16,6 +16,7 @@
 //! ├─ uapi                the socket that `wg` speaks to
 //! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
 //! │  ├─ endpoints        looks names up again when peers do not answer
+//! │  ├─ save_config      writes the file anew at the end
 //! │  └─ firewall, dns (tools)   what only programs of the host can do
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
@@ -44,6 +45,7 @@ pub mod port_owner;
 pub mod probe;
 pub mod run;
 pub mod run_wireguard;
+pub mod save_config;
 pub mod snapshot;
 pub mod socket;
 pub mod sockets;

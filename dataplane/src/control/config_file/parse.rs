@@ -153,16 +153,7 @@ impl Parser<'_> {
             "predown" => interface.pre_down.extend(command),
             "postdown" => interface.post_down.extend(command),
             "dns" => interface.dns.extend(values::words(value).map(str::to_owned)),
-            "saveconfig" => {
-                interface.save_config = values::boolean(name, value)?;
-                if interface.save_config {
-                    self.warn(
-                        self.line,
-                        "SaveConfig is not done, this file stays as it is; `wg showconf` prints \
-                         what is in force",
-                    );
-                }
-            }
+            "saveconfig" => interface.save_config = values::boolean(name, value)?,
             _ => return Ok(false),
         }
         Ok(true)
