@@ -26,6 +26,10 @@ use crate::table::sessions::SessionTable;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PublicKey;
 
+/// Between two tries to bind a port that was in use: sockets that a ring had requests on outlive
+/// their process by a moment, so a quick restart finds its own port taken.
+const BIND_AGAIN_MS: u64 = 200;
+
 /// Where the protocol's datagrams go.
 #[derive(Default)]
 struct Wires {
@@ -75,7 +79,7 @@ pub(super) struct RunningDevice {
     engine: Option<Engine>,
     listen_port: u16,
     fwmark: u32,
-    /// The port could not be bound when the link came up; said once.
+    /// The port could not be bound when the link came up: said once, tried again.
     unbound: bool,
 }
 
@@ -122,9 +126,10 @@ impl RunningDevice {
         self.link_changed();
         while !self.is_stopped() {
             let next_ms = self.protocol.poll(&mut self.wires);
-            self.wait(next_ms);
+            let again_ms = self.unbound.then(|| sys::clock::boottime_ms() + BIND_AGAIN_MS);
+            self.wait([next_ms, again_ms].into_iter().flatten().min());
             self.take_messages();
-            if self.config.link_changed.try_recv().is_ok() {
+            if self.config.link_changed.try_recv().is_ok() || self.unbound {
                 self.link_changed();
             }
             while let Ok(request) = self.requests.try_recv() {
@@ -255,7 +260,9 @@ impl RunningDevice {
                 }
                 Err(_) => {}
             }
-        } else if !up && self.engine.is_some() {
+        } else if !up && self.engine.is_none() {
+            self.unbound = false;
+        } else if !up {
             self.protocol.set_up(false);
             self.stop_engine();
         }
@@ -310,6 +317,7 @@ impl RunningDevice {
             ..wires
         };
         self.engine = Some(engine);
+        self.unbound = false;
         self.protocol.set_up(true);
         Ok(())
     }
