@@ -34,14 +34,13 @@ fn main() {
     }
 }
 
-/// Spread over the whole address space, as the prefixes of a large network are not: the index
-/// over the upper bits helps both alike.
+/// Spread over the whole address space.
 fn v4(n: u32) -> Prefix {
     let address = Ipv4Addr::from_bits(n.wrapping_mul(0x9e37_79b1));
     Prefix::new(IpAddr::V4(address), 20 + u8::try_from(n % 13).unwrap()).unwrap()
 }
 
-/// All of one /16, where no index helps.
+/// All of one /16, as private IPv6 networks are.
 fn v6(n: u32) -> Prefix {
     let address = u128::from(0xfd00u16) << 112 | u128::from(n.wrapping_mul(0x9e37_79b1)) << 64;
     Prefix::new(IpAddr::V6(Ipv6Addr::from_bits(address)), 56 + u8::try_from(n % 9).unwrap())
