@@ -5,10 +5,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod demo;
+mod dropin;
 mod errors;
 mod figures;
 mod garbage;
 mod lifecycle;
+mod many_peers;
 mod offloads;
 mod order;
 mod passes;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
     cases.extend(wireguard_routes::cases());
     cases.extend(wireguard_tools::cases());
     cases.extend(wireguard_interop::cases());
+    cases.extend(many_peers::cases());
+    cases.extend(dropin::cases());
     cases.extend(demo::cases());
     suite::run(cases)
 }

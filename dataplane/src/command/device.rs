@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::exit::Exit;
+use crate::control::inherited_tun::InheritedTun;
 use crate::control::plan::{self, IoChoice, Plan};
 use crate::control::run_wireguard::{self, ByOthers};
 use crate::control::values::{InterfaceName, Workers};
@@ -31,18 +32,21 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     if !foreground && !is_daemon {
         return start_daemon(name);
     }
-    if env::var_os("WG_TUN_FD").is_some() {
-        bail!("WG_TUN_FD is set, but taking over a tun descriptor is not supported; unset it");
-    }
-    let workers = env::var("RINGTUN_WORKERS").map_or(Ok(Workers::Auto), |text| text.parse())?;
-    let io = io_choice()?;
-    let plan = Plan::wireguard(name.clone(), &workers, io, &plan::usable_cores())?;
+    let inherited = InheritedTun::from_environment()?;
+    let workers = match &inherited {
+        // A descriptor is one queue, and a queue is one worker.
+        Some(_) => Workers::Count(1),
+        None => env::var("RINGTUN_WORKERS").map_or(Ok(Workers::Auto), |text| text.parse())?,
+    };
+    // As wireguard-go: a device that was handed over keeps its name.
+    let name = inherited.as_ref().map_or(name, InheritedTun::name).clone();
+    let plan = Plan::wireguard(name, &workers, io_choice()?, &plan::usable_cores())?;
     let ready = || {
         if is_daemon {
             process::detach();
         }
     };
-    run_wireguard::run(&plan, ByOthers, ready)?;
+    run_wireguard::run(&plan, inherited, ByOthers, ready)?;
     Ok(Exit::Ok)
 }
 

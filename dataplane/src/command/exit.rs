@@ -84,7 +84,7 @@ fn of_run(error: &RunError) -> Exit {
             HostError::NoDriver { .. } | HostError::NoIpv6 { .. } => Exit::Unsupported,
             HostError::NameTaken { .. } => Exit::Conflict,
             HostError::Forbidden { .. } => Exit::NoPermission,
-            HostError::Plan(_) => Exit::Usage,
+            HostError::Plan(_) | HostError::Inherited { .. } => Exit::Usage,
             HostError::Step { .. } => Exit::Failure,
         },
         RunError::Sockets(error) => match error {

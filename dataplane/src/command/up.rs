@@ -133,7 +133,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut plan = Plan::wireguard(args.name.clone(), &args.workers, args.io_choice(), &cores)?;
     plan.tuning = args.tuning();
     plan.mtu = args.mtu.or(file.interface.mtu).or(plan.mtu);
-    run_wireguard::run(&plan, file, || ())?;
+    run_wireguard::run(&plan, None, file, || ())?;
     Ok(Exit::Ok)
 }
 

@@ -1,26 +1,35 @@
 //! Configures a device by a file, as `wg-quick up` does, and undoes it.
 //!
-//! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, routes, PostUp.
-//! Undone in reverse, also after a failure in the middle: PreDown, routes and rules, PostDown. The
-//! device itself goes with its process, and its addresses and own routes with it.
+//! In: a [`ConfigFile`]. Done in order: PreUp, keys and peers, addresses, link up, DNS, routes
+//! and, for a default route, rules and firewall, PostUp. Undone in reverse, also after a failure in
+//! the middle: PreDown, SaveConfig (not after a failure), DNS, firewall, rules and routes,
+//! PostDown. The device itself goes with its process, and its addresses and own routes with it.
 
 use std::fs;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tracing::{info, warn};
 
 use super::config_file::{ConfigFile, EndpointName, Interface, Table};
 use super::device::DeviceHandle;
+use super::dns::Dns;
+use super::endpoints::{self, LOOKUP_GAP, Names};
+use super::firewall::Firewall;
 use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
 use super::netlink_routes::{Route, Rule, TABLE_MAIN};
 use super::run_wireguard::Configure;
+use super::save_config;
+use super::tools::ToolError;
 use super::uapi::Device;
 use crate::table::allowed_ips::Prefix;
 
 /// The mark and table of a default route, unless the file names a mark: wg-quick's first choice.
 const DEFAULT_MARK: u32 = 51820;
+/// Rules of processes that were killed, taken away at most.
+const RULES_LEFT_MAX: usize = 16;
 const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
 /// Why a device could not be configured.
@@ -42,6 +51,9 @@ pub enum ConfigureError {
         /// Its exit status, or why it did not start.
         status: String,
     },
+    /// A program of the host.
+    #[error("{0}; the device is taken down again")]
+    Tool(ToolError),
     /// Keys, peers or port.
     #[error("the configuration was refused: {0} (the log says what)")]
     Refused(std::io::Error),
@@ -66,6 +78,10 @@ pub struct Configured {
     rules: Vec<Rule>,
     /// What `src_valid_mark` was before.
     valid_mark: Option<String>,
+    firewalls: Vec<Firewall>,
+    dns: Option<Dns>,
+    /// The file to save to and the device to ask, once all is done.
+    save: Option<(PathBuf, DeviceHandle)>,
 }
 
 impl Configure for ConfigFile {
@@ -76,8 +92,14 @@ impl Configure for ConfigFile {
         let netlink = Netlink::open().map_err(host("open a netlink socket"))?;
         let resolved =
             |peer: &super::config_file::PeerEntry| peer.endpoint.as_ref().map(resolve).transpose();
-        let endpoints = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
-        let mut update = self.device_update(&endpoints);
+        let found = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
+        let mut update = self.device_update(&found);
+        let mut names = Names::default();
+        for (peer, found) in self.peers.iter().zip(found) {
+            if let (Some(name), Some(found)) = (&peer.endpoint, found) {
+                names.add(peer.public_key, name, found);
+            }
+        }
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
         let mut done = Configured {
             interface: link.name.clone(),
@@ -86,6 +108,9 @@ impl Configure for ConfigFile {
             routes: Vec::new(),
             rules: Vec::new(),
             valid_mark: None,
+            firewalls: Vec::new(),
+            dns: None,
+            save: None,
         };
         run_hooks(&done.file.pre_up, &link.name)?;
         let prefixes: Vec<Prefix> =
@@ -101,6 +126,9 @@ impl Configure for ConfigFile {
         let addresses = done.file.addresses.clone();
         let refused = |errno| ConfigureError::Refused(std::io::Error::from_raw_os_error(errno));
         device.set(update).map_err(refused)?;
+        names
+            .follow(device.unanswered(), device.clone(), endpoints::look_up, LOOKUP_GAP)
+            .map_err(host("start the thread that follows endpoint names"))?;
         for network in addresses {
             done.netlink
                 .add_address(link.index, network)
@@ -109,8 +137,10 @@ impl Configure for ConfigFile {
         done.netlink
             .change_link(link.index, &[LinkChange::Up])
             .map_err(host(format!("bring {} up", link.name)))?;
+        done.dns = Dns::set(&link.name, &done.file.dns).map_err(ConfigureError::Tool)?;
         done.add_routes(prefixes, link.index, table, mark)?;
         run_hooks(&done.file.post_up, &link.name)?;
+        done.save = done.file.save_config.then(|| (self.path, device.clone()));
         Ok(done)
     }
 }
@@ -134,23 +164,34 @@ impl Configured {
                 Table::Auto => (TABLE_MAIN, false),
             };
             let route = Route { prefix, index, table: number };
-            match self.netlink.add_route(route) {
-                Ok(()) => self.routes.push(route),
+            let added = match self.netlink.add_route(route) {
+                Ok(()) => true,
                 // The address's own route, or one that somebody wanted so.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
                 Err(error) => return Err(host(format!("add the route {prefix}"))(error)),
-            }
+            };
+            self.routes.extend(added.then_some(route));
             if by_policy {
-                self.add_policy(mark, prefix.address().is_ipv6())?;
+                self.add_policy(mark, prefix.address().is_ipv6(), added)?;
             }
         }
         Ok(())
     }
 
     /// Everything but our own datagrams takes the tunnel, unless the main table knows better.
-    fn add_policy(&mut self, mark: u32, ipv6: bool) -> Result<(), ConfigureError> {
+    /// `unused` if the table had no default route before: a rule that is there already led nowhere,
+    /// so it is of a process that was killed, and is replaced.
+    fn add_policy(&mut self, mark: u32, ipv6: bool, unused: bool) -> Result<(), ConfigureError> {
         let rules =
             [Rule::NotMarked { mark, table: mark, ipv6 }, Rule::MainWithoutDefault { ipv6 }];
+        // The kernel adds the same rule again and again, each with a priority of its own.
+        let stale = |netlink: &mut Netlink| netlink.remove_rule(rules[0]).is_ok();
+        for _ in 0..RULES_LEFT_MAX {
+            if !unused || !stale(&mut self.netlink) {
+                break;
+            }
+            let _ = self.netlink.remove_rule(rules[1]);
+        }
         for rule in rules {
             match self.netlink.add_rule(rule) {
                 Ok(()) => self.rules.push(rule),
@@ -158,6 +199,9 @@ impl Configured {
                 Err(error) => return Err(host("add a routing rule")(error)),
             }
         }
+        let addresses: Vec<_> = self.file.addresses.iter().map(|one| one.address).collect();
+        let firewall = Firewall::install(&self.interface, &addresses, mark, ipv6);
+        self.firewalls.extend(firewall.map_err(ConfigureError::Tool)?);
         // Answers to marked datagrams pass the reverse path filter only with this.
         if !ipv6
             && let Ok(before) = fs::read_to_string(VALID_MARK)
@@ -178,6 +222,13 @@ impl Drop for Configured {
             }
         };
         warn_of(run_hooks(&self.file.pre_down, &self.interface));
+        if let Some((path, device)) = self.save.take() {
+            let status = device.get().map_err(std::io::Error::from_raw_os_error);
+            let saved = status.and_then(|status| save_config::save(&path, &self.file, &status));
+            warn_of(saved.map_err(host(format!("save the configuration to {}", path.display()))));
+        }
+        drop(self.dns.take());
+        self.firewalls.clear();
         for rule in self.rules.drain(..).rev() {
             if let Err(error) = self.netlink.remove_rule(rule) {
                 warn!(?rule, %error, "a routing rule is left behind");
@@ -210,12 +261,9 @@ fn run_hooks(commands: &[String], interface: &str) -> Result<(), ConfigureError>
 }
 
 fn resolve(endpoint: &EndpointName) -> Result<SocketAddr, ConfigureError> {
-    if let Some(address) = endpoint.literal() {
-        return Ok(address);
-    }
     let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_string(), error };
-    let mut found = (endpoint.host.as_str(), endpoint.port).to_socket_addrs().map_err(failed)?;
-    found.next().ok_or_else(|| failed(std::io::Error::other("the name has no address")))
+    let found = endpoints::look_up(endpoint).map_err(failed)?;
+    found.first().copied().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
 }
 
 fn host(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ConfigureError {

@@ -75,6 +75,16 @@ pub enum HostError {
         /// The address.
         network: Network,
     },
+    /// A descriptor was handed over that is none, or is something else.
+    #[error("{variable}={value:?}: {problem}")]
+    Inherited {
+        /// The environment variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+        /// What is wrong, what is wanted, what to do.
+        problem: String,
+    },
     /// Another step failed.
     #[error("cannot {what}: {error}")]
     Step {
@@ -90,9 +100,11 @@ pub enum HostError {
 
 /// A tun device of ours, up and addressed. Dropping it removes it.
 pub struct TunDevice {
-    queues: Vec<SyncDevice>,
-    offloads: TunOffloads,
-    link: Link,
+    pub(super) queues: Vec<OwnedFd>,
+    pub(super) offloads: TunOffloads,
+    pub(super) link: Link,
+    /// It was handed over: when it goes is for others to say.
+    pub(super) inherited: bool,
 }
 
 impl TunDevice {
@@ -107,15 +119,10 @@ impl TunDevice {
 
         let queues = open_queues(plan)?;
         let offloads = set_offloads(&queues, plan.tuning.tun_gso)?;
-        let index = queues[0]
-            .if_index()
-            .map_err(|error| step(format!("find {} after creating it", plan.name), error))?;
+        let index = find(netlink.link_by_name(plan.name.as_str()), &plan.name)?.index;
         configure(&mut netlink, index, plan, mtu)?;
-        let link = netlink
-            .link_by_index(index)
-            .and_then(|link| link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV)))
-            .map_err(|error| step(format!("read back {}", plan.name), error))?;
-        Ok(Self { queues, offloads, link })
+        let link = find(netlink.link_by_index(index), &plan.name)?;
+        Ok(Self { queues, offloads, link, inherited: false })
     }
 
     /// What the kernel hands over.
@@ -132,10 +139,9 @@ impl TunDevice {
 
     /// A descriptor of each queue, for the workers.
     pub fn queue_descriptors(&self) -> Result<Vec<OwnedFd>, HostError> {
-        let duplicate = |queue: &SyncDevice| queue.as_fd().try_clone_to_owned();
         self.queues
             .iter()
-            .map(duplicate)
+            .map(OwnedFd::try_clone)
             .collect::<io::Result<_>>()
             .map_err(|error| step("duplicate a tun queue's descriptor", error))
     }
@@ -150,6 +156,9 @@ impl TunDevice {
     pub fn remove(self) {
         let Link { index, name, .. } = self.link;
         drop(self.queues);
+        if self.inherited {
+            return;
+        }
         let Ok(mut netlink) = Netlink::open() else { return };
         let deadline = Instant::now() + GONE_WAIT;
         while let Ok(Some(link)) = netlink.link_by_index(index) {
@@ -242,7 +251,16 @@ fn path_mtu(netlink: &mut Netlink, plan: &Plan) -> Option<u32> {
     })
 }
 
-fn open_queues(plan: &Plan) -> Result<Vec<SyncDevice>, HostError> {
+/// The link, which must be there.
+pub(super) fn find(
+    link: io::Result<Option<Link>>,
+    name: &InterfaceName,
+) -> Result<Link, HostError> {
+    link.and_then(|link| link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV)))
+        .map_err(|error| step(format!("find {name}"), error))
+}
+
+fn open_queues(plan: &Plan) -> Result<Vec<OwnedFd>, HostError> {
     let workers = plan.cpus.len();
     let create = || format!("create the tun device {}", plan.name);
     let first = DeviceBuilder::new()
@@ -275,11 +293,17 @@ fn open_queues(plan: &Plan) -> Result<Vec<SyncDevice>, HostError> {
             step(format!("make the queues of {} non-blocking", plan.name), error)
         })?;
     }
-    Ok(queues)
+    // Descriptors are all that is needed from here on; a duplicate keeps the queue.
+    let descriptor = |queue: &SyncDevice| queue.as_fd().try_clone_to_owned();
+    queues
+        .iter()
+        .map(descriptor)
+        .collect::<io::Result<_>>()
+        .map_err(|error| step("duplicate a tun queue's descriptor", error))
 }
 
 /// Sets the device-wide offload mask last, since opening a queue sets it as well.
-fn set_offloads(queues: &[SyncDevice], wanted: bool) -> Result<TunOffloads, HostError> {
+pub(super) fn set_offloads(queues: &[OwnedFd], wanted: bool) -> Result<TunOffloads, HostError> {
     let device = queues[0].as_fd();
     let set = |mask| sys::tun_set_offload(device, mask);
     if !wanted {
@@ -343,7 +367,7 @@ fn address_error(network: Network, error: io::Error) -> HostError {
     }
 }
 
-fn step(what: impl Into<String>, error: io::Error) -> HostError {
+pub(super) fn step(what: impl Into<String>, error: io::Error) -> HostError {
     let what = what.into();
     match error.kind() {
         io::ErrorKind::PermissionDenied => HostError::Forbidden { what, error },

@@ -8,12 +8,16 @@
 //! config_file            the same, from a file as wg-quick reads it
 //! probe, backend         what this machine can do, and which I/O backend follows from it
 //! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
+//! inherited_tun          the same for a device that was handed over
 //! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
 //! run                    the foreground life of one engine, from set-up to exit
 //! run_wireguard          the same for a WireGuard device, which others configure
 //! ├─ device              its thread: the protocol, its sockets, its workers
 //! ├─ uapi                the socket that `wg` speaks to
 //! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
+//! │  ├─ endpoints        looks names up again when peers do not answer
+//! │  ├─ save_config      writes the file anew at the end
+//! │  └─ firewall, dns (tools)   what only programs of the host can do
 //! ├─ notices             says what the workers found out
 //! ├─ link_watch          follows the device: MTU, name, deletion, forwarding
 //! ├─ socket (snapshot, status)   answers `status` on /run/ringtun/NAME.sock
@@ -25,8 +29,12 @@ pub mod backend;
 pub mod config_file;
 pub mod configure;
 pub mod device;
+pub mod dns;
+pub mod endpoints;
+pub mod firewall;
 pub mod gso_size;
 pub mod host;
+pub mod inherited_tun;
 pub mod link_watch;
 pub mod netlink;
 pub mod netlink_routes;
@@ -37,9 +45,11 @@ pub mod port_owner;
 pub mod probe;
 pub mod run;
 pub mod run_wireguard;
+pub mod save_config;
 pub mod snapshot;
 pub mod socket;
 pub mod sockets;
 pub mod status;
+pub mod tools;
 pub mod uapi;
 pub mod values;

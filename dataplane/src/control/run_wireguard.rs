@@ -14,6 +14,7 @@ use tracing::info;
 use super::backend::{self, ChosenBackend};
 use super::device::{DeviceConfig, DeviceHandle, DeviceThread};
 use super::host::{self, TunDevice};
+use super::inherited_tun::InheritedTun;
 use super::link_watch::{DeviceState, LinkWatch, SharedDevice};
 use super::netlink::Netlink;
 use super::notices::OffloadState;
@@ -57,21 +58,27 @@ impl Configure for ByOthers {
 }
 
 /// Runs the device until a signal, its deletion or a worker's failure; `ready` is called when it
-/// can be configured.
+/// can be configured. It is the one that was handed over, or a new one.
 pub fn run(
     plan: &Plan,
+    inherited: Option<InheritedTun>,
     configure: impl Configure,
     ready: impl FnOnce(),
 ) -> Result<Ended, RunError> {
     let signals = SignalThread::start()?;
-    host::preflight(plan)?;
+    if inherited.is_none() {
+        host::preflight(plan)?;
+    }
     let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
     let mut control = ControlSocket::bind(&plan.name)?;
     let uapi = match Listener::inherited()? {
         Some(listener) => listener,
         None => Listener::bind(Path::new(listener::DIR), &plan.name)?,
     };
-    let device = TunDevice::create(plan)?;
+    let device = match inherited {
+        Some(inherited) => inherited.take_over(plan)?,
+        None => TunDevice::create(plan)?,
+    };
 
     let started = Running::start(plan, &chosen, &device, uapi);
     let result = started.and_then(|(running, mut snapshot)| {

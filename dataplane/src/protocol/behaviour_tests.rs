@@ -283,7 +283,7 @@ fn nothing_is_left_of_keys_after_their_time() {
 
     let (mut world, sessions) = connected();
     for end in &mut world.ends {
-        end.protocol.set_up(false, &mut end.sent);
+        end.protocol.set_up(false);
     }
     assert_eq!(left(&world, &sessions), (0, 0), "link down");
 }

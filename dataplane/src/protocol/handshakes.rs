@@ -125,6 +125,9 @@ impl Protocol {
         let activity = &state.peer.activity;
         activity.unanswered_since_ms.store(0, Ordering::Relaxed);
         activity.owed_since_ms.store(0, Ordering::Relaxed);
+        // Whoever is to hear from us every so often hears from us at once.
+        activity.sent_ms.store(0, Ordering::Relaxed);
+        activity.received_ms.store(0, Ordering::Relaxed);
         activity.watched.store(false, Ordering::Release);
         state.peer.session_wanted.store(false, Ordering::Release);
     }

@@ -36,6 +36,10 @@ const LOAD_MS: u64 = 1_000;
 /// The part of the queue that counts as filling.
 const LOAD_PART: usize = 8;
 
+/// Peers looked at before whoever calls may do something else: a handshake takes 0.1 ms, and
+/// 10,000 peers may be due at once.
+const LOOKS_MAX: usize = 64;
+
 /// What the state machine wants done.
 pub trait Output {
     /// Send `datagram` to the peer at `to`. Never more than a handshake message or a keepalive.
@@ -43,6 +47,8 @@ pub trait Output {
     /// A session with a peer has become usable, or was given up: workers should look through the
     /// packets that wait.
     fn wake_workers(&mut self);
+    /// A peer has not answered an initiation: its endpoint may be out of date.
+    fn unanswered(&mut self, _peer: &PublicKey) {}
 }
 
 /// Who we are.
@@ -99,21 +105,17 @@ impl Protocol {
     }
 
     /// The link went up or down. Down, every session and handshake is forgotten; up, peers with a
-    /// persistent keepalive hear from us at once.
-    pub fn set_up(&mut self, up: bool, out: &mut impl Output) {
+    /// persistent keepalive hear from us with the next polls.
+    pub fn set_up(&mut self, up: bool) {
         if std::mem::replace(&mut self.up, up) == up {
             return;
         }
+        let now_ms = self.shared.clock.now_ms();
         for key in self.peers.keys() {
-            if up {
-                if self.peers.get(&key).is_some_and(|state| state.keepalive_s > 0) {
-                    self.keepalive(&key, out);
-                }
-                self.look_at(&key, out);
-            } else {
+            if !up {
                 self.forget_sessions(&key);
-                self.peers.schedule(&key, None);
             }
+            self.peers.schedule(&key, up.then_some(now_ms));
         }
     }
 
@@ -166,16 +168,17 @@ impl Protocol {
         }
     }
 
-    /// Does what is due; returns when to call again, in milliseconds of the device's clock.
+    /// Does what is due, for a bounded number of peers; returns when to call again, in
+    /// milliseconds of the device's clock.
     pub fn poll(&mut self, out: &mut impl Output) -> Option<u64> {
         let now_ms = self.shared.clock.now_ms();
-        while let Some((due_ms, key)) = self.peers.first_due() {
-            if due_ms > now_ms {
-                return Some(due_ms);
+        for _ in 0..LOOKS_MAX {
+            match self.peers.first_due() {
+                Some((due_ms, key)) if due_ms <= now_ms => self.look_at(&key, out),
+                _ => break,
             }
-            self.look_at(&key, out);
         }
-        None
+        self.peers.first_due().map(|(due_ms, _)| due_ms)
     }
 
     fn knows(&self, peer: &Arc<crate::table::peer::Peer>) -> bool {
@@ -188,7 +191,7 @@ impl Protocol {
         let Some(state) = self.peers.get_mut(key) else { return };
         if !self.up {
             state.peer.activity.watched.store(false, Ordering::Release);
-            return;
+            return self.peers.schedule(key, None);
         }
         // From here on what workers note is looked at here, or, later, when they say so.
         let activity = &state.peer.activity;
@@ -205,6 +208,9 @@ impl Protocol {
             // Kernel timers.c, wg_expired_new_handshake and wg_expired_retransmit_handshake: the
             // way there may have changed as well.
             forget_source(state);
+        }
+        if due.give_up || due.retry {
+            out.unanswered(key);
         }
         if due.give_up {
             self.give_up(key, out);

@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 pub(super) struct Sent {
     pub(super) datagrams: VecDeque<(Endpoint, Vec<u8>)>,
     pub(super) wakes: usize,
+    unanswered: usize,
 }
 
 impl Output for Sent {
@@ -31,6 +32,10 @@ impl Output for Sent {
 
     fn wake_workers(&mut self) {
         self.wakes += 1;
+    }
+
+    fn unanswered(&mut self, _: &PublicKey) {
+        self.unanswered += 1;
     }
 }
 
@@ -80,7 +85,8 @@ impl World {
             let private_key = Some(Some(world.ends[n].key.clone()));
             world.update(n, DeviceUpdate { private_key, peers: vec![peer], ..Default::default() });
             let end = &mut world.ends[n];
-            end.protocol.set_up(true, &mut end.sent);
+            end.protocol.set_up(true);
+            end.protocol.poll(&mut end.sent);
             end.sent.wakes = 0;
         }
         world
@@ -89,6 +95,7 @@ impl World {
     pub(super) fn update(&mut self, n: usize, update: DeviceUpdate) {
         let end = &mut self.ends[n];
         end.protocol.update(update, &mut end.sent).unwrap();
+        end.protocol.poll(&mut end.sent);
     }
 
     pub(super) fn change_peer(&mut self, n: usize, change: impl FnOnce(&mut PeerUpdate)) {
@@ -246,6 +253,7 @@ fn an_unanswered_handshake_is_tried_for_ninety_seconds_and_again_when_asked() {
     assert_eq!(tries, 19);
     let peer = world.peer(0);
     assert!(!peer.session_wanted.load(Ordering::Relaxed), "given up");
+    assert_eq!(world.ends[0].sent.unanswered, 19, "each try, and the last");
     assert_eq!(world.ends[0].sent.wakes, 1, "workers drop what waits");
     world.want_session(0);
     assert_eq!(world.exchange(), HANDSHAKE);
@@ -398,14 +406,48 @@ fn link_down_forgets_and_is_silent() {
     world.exchange();
     let session = world.session(0).unwrap();
     let end = &mut world.ends[0];
-    end.protocol.set_up(false, &mut end.sent);
+    end.protocol.set_up(false);
     assert!(session.upgrade().is_none());
     world.want_session(0);
     world.pass(100_000);
     assert_eq!(world.ends[0].sent.datagrams.len(), 0);
     let end = &mut world.ends[0];
-    end.protocol.set_up(true, &mut end.sent);
+    end.protocol.set_up(true);
+    end.protocol.poll(&mut end.sent);
     assert_eq!(world.exchange().first(), Some(&INITIATION_LEN));
+}
+
+#[test]
+fn many_peers_at_once_are_called_a_few_at_a_time() {
+    let mut world = World::new([7, 7]);
+    let peers = (0..1_000u32).map(|n| {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&(n + 100).to_le_bytes());
+        let mut peer = PeerUpdate::new(PublicKey::from_bytes(key));
+        peer.endpoint = Some(([192, 0, 2, 99], 1).into());
+        peer.persistent_keepalive_s = Some(25);
+        peer
+    });
+    let before = world.ends[0].protocol.shared().table.load_full();
+    let update = DeviceUpdate { peers: peers.collect(), ..Default::default() };
+    world.update(0, update);
+    let end = &mut world.ends[0];
+    assert!(end.sent.datagrams.len() <= LOOKS_MAX, "{}", end.sent.datagrams.len());
+    let mut polls = 1;
+    while end.protocol.poll(&mut end.sent).is_some_and(|due_ms| due_ms <= 1_000) {
+        polls += 1;
+    }
+    assert_eq!(end.sent.datagrams.len(), 1_000);
+    assert!(polls >= 1_000 / LOOKS_MAX, "{polls}");
+    let table = end.protocol.shared().table.load_full();
+    assert!(!Arc::ptr_eq(&before, &table));
+    // What is not in the table, a change of it does not touch.
+    world.change_peer(0, |peer| {
+        peer.endpoint = Some(([192, 0, 2, 98], 1).into());
+        peer.preshared_key = Some(PresharedKey::from_bytes([1; 32]));
+        peer.persistent_keepalive_s = Some(1);
+    });
+    assert!(Arc::ptr_eq(&table, &world.ends[0].protocol.shared().table.load_full()));
 }
 
 #[test]

@@ -88,7 +88,9 @@ pub fn due(state: &State, now_ms: u64) -> Due {
         && state.attempt.is_none()
         && is_due(state.unanswered_since_ms, UNANSWERED_MS + state.jitter_ms);
     let owed = state.owed_since_ms > 0 && is_due(state.owed_since_ms, KEEPALIVE_TIMEOUT_MS);
-    let persistent = state.keepalive_ms > 0 && is_due(state.traffic_ms, state.keepalive_ms);
+    // Who has not heard from us yet hears at once.
+    let persistent = state.keepalive_ms > 0
+        && (state.traffic_ms == 0 || is_due(state.traffic_ms, state.keepalive_ms));
     let erase = state.session_made_ms > 0 && is_due(state.session_made_ms, ERASE_AFTER_MS);
     let last_try = state.attempt.is_some_and(|attempt| attempt.retries >= RETRIES_MAX);
     due.retry = again && !last_try;
@@ -130,6 +132,7 @@ mod tests {
         assert!(at == 11_000 && found.keepalive && !found.initiate);
         let (at, found) = first(State { keepalive_ms: 25_000, ..idle });
         assert!(at == 26_000 && found.keepalive);
+        assert!(due(&State { keepalive_ms: 25_000, ..State::default() }, 1).keepalive);
         let (at, found) = first(State { session_made_ms: 1_000, ..idle });
         assert!(at == 541_000 && found.erase);
     }

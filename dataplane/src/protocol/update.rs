@@ -61,9 +61,9 @@ impl Protocol {
             // What waits for them goes with them.
             self.look_through_staged(out);
         }
-        for key in changed {
-            self.after_change(&key, out);
-        }
+        // What a changed peer may want at once, a keepalive, is found out by the next polls.
+        let now_ms = self.shared.clock.now_ms();
+        changed.iter().for_each(|key| self.peers.schedule(key, Some(now_ms)));
         result
     }
 
@@ -156,16 +156,6 @@ impl Protocol {
         }
         // A worker that still has it in hand finds nowhere to send to.
         state.peer.endpoint.store(None);
-    }
-
-    /// What a changed peer may want at once.
-    fn after_change(&mut self, key: &PublicKey, out: &mut impl Output) {
-        let Some(state) = self.peers.get(key) else { return };
-        let timers = state.timers();
-        if self.up && timers.keepalive_ms > 0 && timers.traffic_ms == 0 {
-            self.keepalive(key, out);
-        }
-        self.look_at(key, out);
     }
 
     /// Publishes peers and allowed IPs, and waits until no worker uses the old ones.

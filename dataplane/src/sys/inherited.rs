@@ -1,7 +1,7 @@
 //! Descriptors that whoever started this process handed over by number.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::check;
 
@@ -19,12 +19,19 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
+/// Lets children that are started from now on inherit `fd`, under its number.
+///
+/// # Errors
+/// The kernel's.
+pub fn share(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: fcntl takes its arguments by value.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
-
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn a_duplicate_outlives_the_number() {

@@ -2,8 +2,9 @@
 //!
 //! Prefixes become disjoint ranges in order of their first address, each with the value of the
 //! longest prefix that holds it; a lookup is a binary search. With many prefixes an index over the
-//! upper 16 bits narrows it to a few steps, so a lookup costs about the same with ten prefixes and
-//! with a hundred thousand. Built in O(n log n), rebuilt when anything changes.
+//! part of the address space that they lie in, 65,536 blocks of it, narrows it to a few steps, so a
+//! lookup costs about the same with ten prefixes and with a hundred thousand. Built in O(n log n),
+//! rebuilt when anything changes.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ const NONE: u32 = u32::MAX;
 /// Ranges from which on the index pays for its 256 KiB.
 const INDEX_FROM: usize = 256;
 const INDEX_BITS: u32 = 16;
+const BLOCKS: usize = 1 << INDEX_BITS;
 
 /// An address range by its first `len` bits; the bits behind them are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,7 +135,10 @@ trait Bits: Copy + Ord {
     fn mask(len: u8) -> Self;
     fn or_not(self, mask: Self) -> Self;
     fn next(self) -> Option<Self>;
-    fn upper(self) -> usize;
+    /// Which of the index's blocks it is in: how far behind `base`, in steps of 2^`shift`.
+    fn block(self, base: Self, shift: u32) -> usize;
+    /// The smallest shift with which everything up to `last` has a block of its own.
+    fn shift(base: Self, last: Self) -> u32;
     const ZERO: Self;
 }
 
@@ -153,8 +158,13 @@ macro_rules! bits {
                 self.checked_add(1)
             }
             #[inline]
-            fn upper(self) -> usize {
-                usize::try_from(self >> ($width - INDEX_BITS)).unwrap_or(0)
+            fn block(self, base: Self, shift: u32) -> usize {
+                let block = self.saturating_sub(base) >> shift;
+                usize::try_from(block).map_or(BLOCKS - 1, |block| block.min(BLOCKS - 1))
+            }
+            fn shift(base: Self, last: Self) -> u32 {
+                let bits = $width - last.saturating_sub(base).leading_zeros();
+                bits.saturating_sub(INDEX_BITS)
             }
         }
     };
@@ -168,9 +178,12 @@ bits!(u128, 128);
 struct Ranges<T> {
     starts: Box<[T]>,
     values: Box<[u32]>,
-    /// For each value of the upper bits, the range that holds the first such address; then the
-    /// number of ranges. Empty when there are few.
+    /// For each block of addresses, the range that holds its first; then the number of ranges.
+    /// Empty when there are few.
     index: Box<[u32]>,
+    /// Where the blocks begin, and 2^this many addresses are in each.
+    base: T,
+    shift: u32,
 }
 
 impl<T: Bits> Ranges<T> {
@@ -190,14 +203,18 @@ impl<T: Bits> Ranges<T> {
         }
         leave(&mut ranges, &mut around, None);
         let (starts, values): (Vec<T>, Vec<u32>) = ranges.into_iter().unzip();
-        let index = if starts.len() < INDEX_FROM { Box::default() } else { index(&starts) };
-        Self { starts: starts.into(), values: values.into(), index }
+        // Before the first prefix there is one range that begins at zero.
+        let base = starts.get(1).copied().unwrap_or(T::ZERO);
+        let shift = T::shift(base, starts.last().copied().unwrap_or(T::ZERO));
+        let few = starts.len() < INDEX_FROM;
+        let index = if few { Box::default() } else { index(&starts, base, shift) };
+        Self { starts: starts.into(), values: values.into(), index, base, shift }
     }
 
     #[inline]
     fn get(&self, address: T) -> Option<u32> {
-        let upper = address.upper();
-        let (from, to) = match (self.index.get(upper), self.index.get(upper + 1)) {
+        let block = address.block(self.base, self.shift);
+        let (from, to) = match (self.index.get(block), self.index.get(block + 1)) {
             // The first range of the next block may begin within this one's last address.
             (Some(&from), Some(&to)) => (from as usize, to as usize + 1),
             _ => (0, self.starts.len()),
@@ -235,13 +252,12 @@ fn leave<T: Bits>(ranges: &mut Vec<(T, u32)>, around: &mut Vec<(T, u32)>, until:
     }
 }
 
-fn index<T: Bits>(starts: &[T]) -> Box<[u32]> {
-    let blocks = 1usize << INDEX_BITS;
-    let mut index = Vec::with_capacity(blocks + 1);
+fn index<T: Bits>(starts: &[T], base: T, shift: u32) -> Box<[u32]> {
+    let mut index = Vec::with_capacity(BLOCKS + 1);
     let mut range = 0;
-    for block in 0..blocks {
+    for block in 0..BLOCKS {
         // The last range that begins in an earlier block, or with this one.
-        while starts.get(range + 1).is_some_and(|start| start.upper() < block) {
+        while starts.get(range + 1).is_some_and(|start| start.block(base, shift) < block) {
             range += 1;
         }
         index.push(u32::try_from(range).unwrap_or(u32::MAX));

@@ -105,3 +105,21 @@ fn texts_are_read_and_refused() {
         assert!(text.parse::<Prefix>().unwrap_err().to_string().contains("10.7.0.0/24"), "{text}");
     }
 }
+
+#[test]
+fn many_in_one_corner_are_found_by_the_index() {
+    let corners = [0xfd00u128 << 112, (u128::MAX >> 20) << 20, 0];
+    for corner in corners {
+        let prefixes: Vec<(Prefix, u32)> = (0..400u32)
+            .map(|n| {
+                let low = u128::from(n.wrapping_mul(0x9e37_79b1) >> 8) << (n % 3 * 20);
+                let address = Ipv6Addr::from_bits(corner ^ low);
+                (Prefix::new(address.into(), 60 + u8::try_from(n % 69).unwrap()).unwrap(), n)
+            })
+            .collect();
+        let table = AllowedIps::new(prefixes.iter().copied());
+        for address in probes(&prefixes) {
+            assert_eq!(table.get(address), by_hand(&prefixes, address), "{address}");
+        }
+    }
+}

@@ -20,7 +20,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -43,6 +43,8 @@ pub struct ConfigFile {
     pub interface: Interface,
     /// Its `[Peer]`s, in order.
     pub peers: Vec<PeerEntry>,
+    /// Where it was read, for `SaveConfig`; empty if it was no file.
+    pub path: PathBuf,
     /// What the user should know: what is not done, what looks like a mistake.
     pub warnings: Vec<String>,
 }
@@ -175,6 +177,7 @@ pub fn load(path: &Path) -> Result<ConfigFile, ConfigError> {
         ConfigError::Line { file: name.clone(), line, problem: "not UTF-8 text".to_owned() }
     })?;
     let mut config = parse(&name, text, &routing_tables::number)?;
+    config.path = path.to_owned();
     if is_open_to_all(path, metadata.permissions().mode()) {
         let warning = format!("{name} is world accessible and holds keys: `chmod 600 {name}`");
         config.warnings.insert(0, warning);

@@ -152,24 +152,8 @@ impl Parser<'_> {
             "postup" => interface.post_up.extend(command),
             "predown" => interface.pre_down.extend(command),
             "postdown" => interface.post_down.extend(command),
-            "dns" => {
-                interface.dns.extend(values::words(value).map(str::to_owned));
-                self.warn(
-                    self.line,
-                    "DNS is not set, the host's resolver is left alone; a PostUp can set it, as \
-                     `resolvectl dns %i ADDRESS`",
-                );
-            }
-            "saveconfig" => {
-                interface.save_config = values::boolean(name, value)?;
-                if interface.save_config {
-                    self.warn(
-                        self.line,
-                        "SaveConfig is not done, this file stays as it is; `wg showconf` prints \
-                         what is in force",
-                    );
-                }
-            }
+            "dns" => interface.dns.extend(values::words(value).map(str::to_owned)),
+            "saveconfig" => interface.save_config = values::boolean(name, value)?,
             _ => return Ok(false),
         }
         Ok(true)

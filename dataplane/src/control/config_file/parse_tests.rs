@@ -269,8 +269,6 @@ fn warnings_say_what_is_not_done_and_what_looks_wrong() {
     ));
     let warnings = config.unwrap().warnings;
     let expected = [
-        "wg0.conf:2: DNS is not set",
-        "wg0.conf:3: SaveConfig is not done",
         "wg0.conf:7: AllowedIPs: bits behind the prefix are taken as zero, which makes it \
          10.0.0.0/8",
         "wg0.conf: there is no PrivateKey",

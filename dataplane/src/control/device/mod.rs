@@ -25,6 +25,7 @@ use super::status::SocketBuffers;
 use super::uapi::{Device, DeviceStatus};
 use crate::engine::{EngineError, EngineView, TunOffloads};
 use crate::protocol::config::DeviceUpdate;
+use crate::wire::wireguard::keys::PublicKey;
 use running::RunningDevice;
 
 /// News of peers waiting at most; workers ask again later.
@@ -34,6 +35,8 @@ const HANDSHAKES_MAX: usize = 512;
 /// Messages handled before the timers and requests are looked at again.
 const BURST: usize = 64;
 const REQUESTS_MAX: usize = 16;
+/// Peers that do not answer, for whoever looks their names up; more come again later.
+const UNANSWERED_MAX: usize = 64;
 /// How long a request may take, with ten thousands of peers.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Sessions, confirmed or not, and handshakes under way.
@@ -70,6 +73,15 @@ enum Request {
 #[derive(Clone)]
 pub struct DeviceHandle {
     requests: Sender<Request>,
+    unanswered: Receiver<PublicKey>,
+}
+
+impl DeviceHandle {
+    /// Peers that did not answer an initiation; disconnected when the device's thread has ended.
+    #[must_use]
+    pub fn unanswered(&self) -> Receiver<PublicKey> {
+        self.unanswered.clone()
+    }
 }
 
 impl Device for DeviceHandle {
@@ -105,6 +117,12 @@ pub struct DeviceConfig {
     pub offloads: OffloadState,
 }
 
+/// Where the device's thread tells what it cannot settle itself.
+struct Tell {
+    failed: Sender<EngineError>,
+    unanswered: Sender<PublicKey>,
+}
+
 /// A device's thread; dropping it stops the workers and forgets all keys.
 pub struct DeviceThread {
     handle: Option<DeviceHandle>,
@@ -120,11 +138,13 @@ impl DeviceThread {
         let (requests, asked) = bounded(REQUESTS_MAX);
         let (stop, stopped) = bounded(0);
         let (failed, failures) = bounded(1);
+        let (tell_unanswered, unanswered) = bounded(UNANSWERED_MAX);
         let running = SharedRunning::default();
-        let device = RunningDevice::new(config, asked, stopped, failed, Arc::clone(&running));
+        let tell = Tell { failed, unanswered: tell_unanswered };
+        let device = RunningDevice::new(config, asked, stopped, tell, Arc::clone(&running));
         let thread =
             thread::Builder::new().name("device".to_owned()).spawn(move || device.run())?;
-        let handle = Some(DeviceHandle { requests });
+        let handle = Some(DeviceHandle { requests, unanswered });
         Ok(Self { handle, running, failures, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -132,7 +152,8 @@ impl DeviceThread {
     #[must_use]
     pub fn handle(&self) -> DeviceHandle {
         // Only taken in drop.
-        self.handle.clone().unwrap_or_else(|| DeviceHandle { requests: bounded(0).0 })
+        let gone = || DeviceHandle { requests: bounded(0).0, unanswered: bounded(0).1 };
+        self.handle.clone().unwrap_or_else(gone)
     }
 
     /// What runs now.

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SESSIONS_MAX, SharedRunning,
-    lock_running,
+    Tell, lock_running,
 };
 use crate::control::link_watch::lock;
 use crate::control::sockets::{self, Bound, SocketsError};
@@ -24,6 +24,11 @@ use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
 use crate::table::{Shared, Table};
+use crate::wire::wireguard::keys::PublicKey;
+
+/// Between two tries to bind a port that was in use: sockets that a ring had requests on outlive
+/// their process by a moment, so a quick restart finds its own port taken.
+const BIND_AGAIN_MS: u64 = 200;
 
 /// Where the protocol's datagrams go.
 #[derive(Default)]
@@ -31,6 +36,7 @@ struct Wires {
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
     waker: Option<Waker>,
+    unanswered: Option<Sender<PublicKey>>,
 }
 
 impl Output for Wires {
@@ -49,13 +55,20 @@ impl Output for Wires {
             waker.wake();
         }
     }
+
+    fn unanswered(&mut self, peer: &PublicKey) {
+        if let Some(unanswered) = &self.unanswered {
+            // Full: it will be told again with the next try.
+            let _ = unanswered.try_send(*peer);
+        }
+    }
 }
 
 pub(super) struct RunningDevice {
     config: DeviceConfig,
     requests: Receiver<Request>,
     stopped: Receiver<()>,
-    failed: Sender<EngineError>,
+    tell: Tell,
     running: SharedRunning,
     protocol: Protocol,
     wires: Wires,
@@ -66,7 +79,7 @@ pub(super) struct RunningDevice {
     engine: Option<Engine>,
     listen_port: u16,
     fwmark: u32,
-    /// The port could not be bound when the link came up; said once.
+    /// The port could not be bound when the link came up: said once, tried again.
     unbound: bool,
 }
 
@@ -75,7 +88,7 @@ impl RunningDevice {
         config: DeviceConfig,
         requests: Receiver<Request>,
         stopped: Receiver<()>,
-        failed: Sender<EngineError>,
+        tell: Tell,
         running: SharedRunning,
     ) -> Self {
         let (events_in, events) = bounded(EVENTS_MAX);
@@ -95,7 +108,7 @@ impl RunningDevice {
             config,
             requests,
             stopped,
-            failed,
+            tell,
             running,
             wires: Wires::default(),
             control: ToControl { events: events_in, handshakes: handshakes_in, proven: proven_in },
@@ -113,9 +126,10 @@ impl RunningDevice {
         self.link_changed();
         while !self.is_stopped() {
             let next_ms = self.protocol.poll(&mut self.wires);
-            self.wait(next_ms);
+            let again_ms = self.unbound.then(|| sys::clock::boottime_ms() + BIND_AGAIN_MS);
+            self.wait([next_ms, again_ms].into_iter().flatten().min());
             self.take_messages();
-            if self.config.link_changed.try_recv().is_ok() {
+            if self.config.link_changed.try_recv().is_ok() || self.unbound {
                 self.link_changed();
             }
             while let Ok(request) = self.requests.try_recv() {
@@ -123,7 +137,7 @@ impl RunningDevice {
             }
             self.watch_engine();
         }
-        self.protocol.set_up(false, &mut self.wires);
+        self.protocol.set_up(false);
         self.stop_engine();
     }
 
@@ -246,8 +260,10 @@ impl RunningDevice {
                 }
                 Err(_) => {}
             }
-        } else if !up && self.engine.is_some() {
-            self.protocol.set_up(false, &mut self.wires);
+        } else if !up && self.engine.is_none() {
+            self.unbound = false;
+        } else if !up {
+            self.protocol.set_up(false);
             self.stop_engine();
         }
     }
@@ -262,7 +278,7 @@ impl RunningDevice {
         let wires = Wires {
             v4: copy(first.and_then(|worker| worker.v4.as_ref())),
             v6: copy(first.and_then(|worker| worker.v6.as_ref())),
-            waker: None,
+            ..Wires::default()
         };
         let sockets = bound.watchers();
         let shared = Arc::clone(self.protocol.shared());
@@ -282,7 +298,7 @@ impl RunningDevice {
         let engine = match started {
             Ok(engine) => engine,
             Err(error) => {
-                let _ = self.failed.try_send(error);
+                let _ = self.tell.failed.try_send(error);
                 return Err(());
             }
         };
@@ -295,9 +311,14 @@ impl RunningDevice {
             buffers: bound.buffers,
             udp_gro: bound.udp_gro,
         });
-        self.wires = Wires { waker: Some(engine.waker()), ..wires };
+        self.wires = Wires {
+            waker: Some(engine.waker()),
+            unanswered: Some(self.tell.unanswered.clone()),
+            ..wires
+        };
         self.engine = Some(engine);
-        self.protocol.set_up(true, &mut self.wires);
+        self.unbound = false;
+        self.protocol.set_up(true);
         Ok(())
     }
 
@@ -319,7 +340,7 @@ impl RunningDevice {
             self.config.offloads.take(notice);
         }
         if let Ok(error) = engine.failed().try_recv() {
-            let _ = self.failed.try_send(error);
+            let _ = self.tell.failed.try_send(error);
             self.stop_engine();
         }
     }

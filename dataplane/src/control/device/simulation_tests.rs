@@ -165,7 +165,7 @@ impl World {
             let update = DeviceUpdate { private_key, peers: vec![peer], ..Default::default() };
             let end = &mut ends[n];
             end.protocol.update(update, &mut end.out).unwrap();
-            end.protocol.set_up(true, &mut end.out);
+            end.protocol.set_up(true);
         }
         let random = Random(seed);
         Self { now_ms, random, weather, ends, wire: BTreeMap::new(), sent: 0 }
@@ -479,8 +479,8 @@ fn change(world: &mut World, n: usize, what: u64, round: u8) {
             }
         }
         2 => {
-            end.protocol.set_up(false, &mut end.out);
-            end.protocol.set_up(true, &mut end.out);
+            end.protocol.set_up(false);
+            end.protocol.set_up(true);
         }
         3 => peer.persistent_keepalive_s = Some(u16::from(round % 3)),
         _ => end.protocol.note_queue(usize::try_from(now_ms % 2).unwrap() * 100, 512),
