@@ -117,7 +117,7 @@ impl End {
         let private_key = Some(Some(keys[usize::from(n)].clone()));
         let update = DeviceUpdate { private_key, peers: vec![peer], ..Default::default() };
         protocol.update(update, &mut out).unwrap();
-        protocol.set_up(true, &mut out);
+        protocol.set_up(true);
         let path = Path::WireGuard(Box::new(path));
         Self { path, wire, protocol, out, messages: [a, b, c], counters, allocated: 0 }
     }
