@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use ringtun::lab::traffic::{Stop, probe};
-use ringtun::lab::{Address, Host, Line, Pair};
+use ringtun::lab::traffic::{Stop, UdpSequences, probe, udp_sequences};
+use ringtun::lab::{Address, End, Host, Line, Pair};
 use ringtun::wire::wireguard::keys::PrivateKey;
-use ringtun_tests::device::{Device, Link, endpoint, inner, peer_lines, run, wait_until};
+use ringtun_tests::device::{
+    Device, Link, endpoint, host_bits, inner, peer_lines, run, wait_until,
+};
 use ringtun_tests::place::find_program;
 use ringtun_tests::suite::Case;
 use ringtun_tests::tap::{Captured, Tap};
@@ -28,6 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(with_family(name, outer, move || impostor(outer)));
         let name = named("the_source_address_sticks_but_not_too_much");
         cases.push(with_family(name, outer, move || sticky(outer)));
+        let name = named("a_changed_route_is_followed");
+        cases.push(with_family(name, outer, move || other_route(outer)));
     }
     cases.push(with_family("wireguard::roams_between_families", Family::V6, between_families));
     cases.push(Case::maybe("wireguard::keepalives_keep_a_nat_open", nat));
@@ -156,6 +161,53 @@ fn sticky(outer: Family) {
     link.forget_sessions(1);
     link.assert_passes(1);
     assert_eq!(link.sees_other_at(0), Some(endpoint(1, outer)));
+    link.stop();
+}
+
+/// The way to left changes to another wire while the first one stays up: right goes by it, with an
+/// address of it, and left follows.
+fn other_route(outer: Family) {
+    let link = Link::new(outer);
+    let (here, there) = match outer {
+        Family::V4 => ("198.51.100.1/24", "198.51.100.2/24"),
+        Family::V6 => ("fd00:1::1/64", "fd00:1::2/64"),
+    };
+    let [here, there]: [[Address; 1]; 2] = [here, there].map(|text| [text.parse().unwrap()]);
+    let end = |host, addresses| End { host, interface: "eth1", addresses };
+    let ends = (end(&link.pair.left, &here), end(&link.pair.right, &there));
+    ringtun::lab::connect(&ends.0, &ends.1, 1500).unwrap();
+    link.assert_passes(1);
+    assert_eq!(link.sees_other_at(0), Some(endpoint(1, outer)));
+    let to = format!("{}/{}", endpoint(0, outer).ip(), host_bits(outer));
+    let via = here[0].ip.to_string();
+    run(&link.pair.right, "ip", &["route", "add", &to, "via", &via, "dev", "eth1"]);
+    let moved = SocketAddr::new(there[0].ip, PORT);
+    wait_until("by the other wire", || {
+        link.assert_passes(1);
+        link.sees_other_at(0) == Some(moved)
+    });
+    link.assert_passes(0);
+    // And back, while left goes on sending to where right was.
+    let plan = UdpSequences {
+        duration: Duration::from_millis(1_500),
+        packets_per_second: Some(500.0),
+        ..UdpSequences::default()
+    };
+    let to_right = SocketAddr::new(inner(1, Family::V4), 0);
+    let hosts = (&link.pair.left, &link.pair.right);
+    let traffic = || udp_sequences(hosts.0, hosts.1, to_right, &plan, &Stop::default());
+    let report = thread::scope(|scope| {
+        let traffic = scope.spawn(traffic);
+        run(&link.pair.right, "ip", &["route", "delete", &to, "via", &via, "dev", "eth1"]);
+        wait_until("back", || {
+            link.assert_passes(1);
+            link.sees_other_at(0) == Some(endpoint(1, outer))
+        });
+        traffic.join().unwrap().unwrap()
+    });
+    assert_eq!(report.total().lost, 0, "{report:?}");
+    link.assert_passes(1);
+    assert_eq!(link.sees_other_at(0), Some(endpoint(1, outer)), "it stays there");
     link.stop();
 }
 

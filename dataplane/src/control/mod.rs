@@ -43,6 +43,7 @@ pub mod notify;
 pub mod plan;
 pub mod port_owner;
 pub mod probe;
+pub mod route_watch;
 pub mod run;
 pub mod run_wireguard;
 pub mod save_config;

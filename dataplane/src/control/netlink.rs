@@ -164,7 +164,10 @@ impl Netlink {
         }
     }
 
-    fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
+    pub(super) fn get(
+        &mut self,
+        request: RouteNetlinkMessage,
+    ) -> io::Result<Option<RouteNetlinkMessage>> {
         self.send(request, NLM_F_REQUEST)?;
         self.receive()
     }
@@ -229,7 +232,7 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn is_no_route(error: &io::Error) -> bool {
+pub(super) fn is_no_route(error: &io::Error) -> bool {
     let no_route = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::ESRCH];
     error.raw_os_error().is_some_and(|errno| no_route.contains(&errno))
 }

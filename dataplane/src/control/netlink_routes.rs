@@ -10,7 +10,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::Netlink;
+use super::netlink::{Netlink, is_no_route};
 use crate::table::allowed_ips::Prefix;
 
 /// The table that `ip route` shows.
@@ -47,6 +47,27 @@ pub enum Rule {
 }
 
 impl Netlink {
+    /// The index of the interface by which datagrams with `mark` leave for `destination`; none
+    /// without a route.
+    pub fn way_to(&mut self, destination: IpAddr, mark: u32) -> io::Result<Option<u32>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination.is_ipv6());
+        message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        if mark != 0 {
+            message.attributes.push(RouteAttribute::Mark(mark));
+        }
+        let answer = match self.get(RouteNetlinkMessage::GetRoute(message)) {
+            Err(error) if is_no_route(&error) => None,
+            answer => answer?,
+        };
+        let Some(RouteNetlinkMessage::NewRoute(route)) = answer else { return Ok(None) };
+        Ok(route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        }))
+    }
+
     /// Adds a route; `AlreadyExists` if it is there.
     pub fn add_route(&mut self, route: Route) -> io::Result<()> {
         let message = RouteNetlinkMessage::NewRoute(route.message());

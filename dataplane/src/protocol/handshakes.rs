@@ -309,7 +309,7 @@ impl Protocol {
 
 /// An authentic handshake message of `len` bytes has come: the peer is where it came from.
 fn heard_from(state: &super::peers::PeerState, from: Endpoint, now_ms: u64, len: usize) {
-    state.peer.endpoint.store(Some(Arc::new(from)));
+    state.peer.heard_at(from, &mut None);
     state.peer.activity.received(now_ms, false);
     state.peer.received_bytes.fetch_add(len as u64, Ordering::Relaxed);
 }

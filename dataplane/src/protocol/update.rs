@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::config::{AllowedIpUpdate, DeviceUpdate, DeviceView, PeerUpdate, PeerView, UpdateError};
 use super::peers::PeerState;
 use super::{Identity, Output, Protocol};
-use crate::packet::endpoint::Endpoint;
 use crate::table::Table;
 use crate::table::allowed_ips::AllowedIps;
 use crate::wire::wireguard::keys::{PrivateKey, PublicKey};
@@ -110,7 +109,7 @@ impl Protocol {
             state.psk = psk;
         }
         if let Some(to) = update.endpoint {
-            state.peer.endpoint.store(Some(Arc::new(Endpoint::from(to))));
+            state.peer.place_at(to);
         }
         if let Some(seconds) = update.persistent_keepalive_s {
             state.keepalive_s = seconds;

@@ -1,6 +1,7 @@
 //! A peer as workers see it: its endpoint, its sessions, its figures, what its timers wait for.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -15,6 +16,9 @@ pub struct Peer {
     pub key: PublicKey,
     /// Where it is; none until somebody said or it spoke.
     pub endpoint: ArcSwapOption<Endpoint>,
+    /// The interface that the route to it leads to, as of the last change of routes; 0 if not asked
+    /// since it was last seen at another address.
+    way_out: AtomicU32,
     /// The session that seals what we send.
     pub current: ArcSwapOption<Live>,
     others: Mutex<Others>,
@@ -42,12 +46,50 @@ impl Peer {
         Self {
             key,
             endpoint: ArcSwapOption::empty(),
+            way_out: AtomicU32::new(0),
             current: ArcSwapOption::empty(),
             others: Mutex::default(),
             activity: Activity::default(),
             session_wanted: AtomicBool::new(false),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Somebody says that it is at `to`.
+    pub fn place_at(&self, to: SocketAddr) {
+        self.way_out.store(0, Ordering::Relaxed);
+        self.endpoint.store(Some(Arc::new(Endpoint::from(to))));
+    }
+
+    /// It has proved to be at `from`. Packets leave from the address it wrote to, unless the route
+    /// to it leads elsewhere. `spare` is as [`roam`](Self::roam) wants it.
+    #[inline]
+    pub fn heard_at(&self, mut from: Endpoint, spare: &mut Option<Arc<Endpoint>>) {
+        let current = self.endpoint.load();
+        let moved = current.as_ref().is_none_or(|current| current.to.ip() != from.to.ip());
+        if moved {
+            self.way_out.store(0, Ordering::Relaxed);
+        } else if is_astray(&from, self.way_out.load(Ordering::Relaxed)) {
+            from.source = None;
+        }
+        let same = current.as_ref().is_some_and(|current| **current == from);
+        drop(current);
+        if !same {
+            self.roam(from, spare);
+        }
+    }
+
+    /// The route to `to` leads to the interface `way_out`; 0 is unknown. A source address of
+    /// another one is forgotten.
+    pub fn leads_to(&self, to: SocketAddr, way_out: u32) {
+        let current = self.endpoint.load_full();
+        let Some(endpoint) = current.as_ref().filter(|current| current.to == to) else { return };
+        self.way_out.store(way_out, Ordering::Relaxed);
+        if is_astray(endpoint, way_out) {
+            // Unless it has just been heard somewhere else.
+            let without = Some(Arc::new(Endpoint::from(to)));
+            self.endpoint.compare_and_swap(&current, without);
         }
     }
 
@@ -128,6 +170,12 @@ impl Peer {
     }
 }
 
+/// Whether packets to `endpoint` would be bound to another interface than the one to it.
+#[inline]
+fn is_astray(endpoint: &Endpoint, way_out: u32) -> bool {
+    way_out != 0 && endpoint.source.is_some_and(|source| source.interface != way_out)
+}
+
 fn forget(live: Option<Arc<Live>>, sessions: &SessionTable) {
     if let Some(live) = live {
         sessions.remove(live.session.local_index);
@@ -188,5 +236,46 @@ impl Activity {
 fn set(time: &AtomicU64, ms: u64) {
     if time.load(Ordering::Relaxed) != ms {
         time.store(ms, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::endpoint::Source;
+
+    fn endpoint(to: &str, interface: u32) -> Endpoint {
+        let source = Some(Source { address: "192.0.2.1".parse().unwrap(), interface });
+        Endpoint { to: to.parse().unwrap(), source }
+    }
+
+    #[test]
+    fn a_source_sticks_as_long_as_its_interface_is_the_way() {
+        let peer = Peer::new(PublicKey::from_bytes([1; 32]));
+        let now = || peer.endpoint.load().as_ref().map(|endpoint| **endpoint);
+        let first = endpoint("192.0.2.2:1", 3);
+        peer.heard_at(first, &mut None);
+        assert_eq!(now(), Some(first));
+        peer.leads_to(first.to, 3);
+        assert_eq!(now(), Some(first), "the same way");
+        peer.leads_to("192.0.2.9:1".parse().unwrap(), 4);
+        assert_eq!(now(), Some(first), "of somewhere else");
+        peer.leads_to(first.to, 4);
+        let sourceless = Some(Endpoint::from(first.to));
+        assert_eq!(now(), sourceless);
+        // What is still under way by the old one does not bring it back.
+        peer.heard_at(first, &mut None);
+        assert_eq!(now(), sourceless);
+        peer.heard_at(endpoint("192.0.2.2:2", 4), &mut None);
+        assert_eq!(now(), Some(endpoint("192.0.2.2:2", 4)));
+        // Of another address of the peer nothing is known yet.
+        peer.heard_at(endpoint("192.0.2.7:1", 3), &mut None);
+        assert_eq!(now(), Some(endpoint("192.0.2.7:1", 3)));
+        peer.leads_to("192.0.2.7:1".parse().unwrap(), 0);
+        assert_eq!(now(), Some(endpoint("192.0.2.7:1", 3)), "no route to ask");
+        peer.leads_to("192.0.2.7:1".parse().unwrap(), 5);
+        peer.place_at(first.to);
+        peer.heard_at(first, &mut None);
+        assert_eq!(now(), Some(first), "said anew");
     }
 }

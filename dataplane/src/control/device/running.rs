@@ -13,6 +13,7 @@ use super::{
     Tell, lock_running,
 };
 use crate::control::link_watch::lock;
+use crate::control::route_watch::RouteWatch;
 use crate::control::sockets::{self, Bound, SocketsError};
 use crate::control::uapi::DeviceStatus;
 use crate::engine::{Engine, EngineConfig, EngineError, Notice, ToControl, Traffic, Waker};
@@ -79,6 +80,8 @@ pub(super) struct RunningDevice {
     engine: Option<Engine>,
     listen_port: u16,
     fwmark: u32,
+    /// None where routes cannot be watched.
+    routes: Option<RouteWatch>,
     /// The port could not be bound when the link came up: said once, tried again.
     unbound: bool,
 }
@@ -103,7 +106,10 @@ impl RunningDevice {
             mtu: lock(&config.device).link.mtu.into(),
             clock: Clock::new(sys::clock::boottime_ms),
         });
+        let routes = RouteWatch::start(Arc::clone(&shared))
+            .inspect_err(|error| warn!(%error, "routes to the peers are not followed"));
         Self {
+            routes: routes.ok(),
             protocol: Protocol::new(shared, since_epoch),
             config,
             requests,
@@ -216,6 +222,9 @@ impl RunningDevice {
                 .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
         }
         self.fwmark = fwmark;
+        if let Some(routes) = &self.routes {
+            routes.set_mark(fwmark);
+        }
         Ok(())
     }
 

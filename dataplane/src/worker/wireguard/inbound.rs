@@ -258,9 +258,7 @@ fn note_received(
     spare: &mut Option<Arc<Endpoint>>,
 ) {
     let peer = &live.peer;
-    if peer.endpoint.load().as_ref().is_none_or(|endpoint| **endpoint != from) {
-        peer.roam(from, spare);
-    }
+    peer.heard_at(from, spare);
     let is_current = |current: &Arc<Live>| Arc::ptr_eq(current, live);
     if !live.session.initiator
         && !peer.current.load().as_ref().is_some_and(is_current)
