@@ -24,6 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::packet::merge::Piece;
+#[cfg(test)]
+pub use crate::ring::memory::Pool;
 pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};

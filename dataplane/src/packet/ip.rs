@@ -154,6 +154,41 @@ impl Headers {
     }
 }
 
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it (or an IPv6 fragment behind other extension headers, which are rare).
+    Whole,
+    /// A fragment that others follow.
+    Leading,
+    /// The last fragment.
+    Last,
+}
+
+impl Part {
+    /// Reads it off `packet` (RFC 791 section 3.1, RFC 8200 section 4.5).
+    #[must_use]
+    #[inline]
+    pub fn of(packet: &[u8]) -> Self {
+        let (offset, more) = match packet.first().map(|byte| byte >> 4) {
+            Some(4) if packet.len() >= IPV4_LEN => {
+                let field = get16(packet, 6);
+                (field & 0x1fff, field & 0x2000 != 0)
+            }
+            Some(6) if packet.len() >= IPV6_LEN + 8 && packet[6] == FRAGMENT => {
+                let field = get16(packet, IPV6_LEN + 2);
+                (field >> 3, field & 1 != 0)
+            }
+            _ => return Self::Whole,
+        };
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (_, true) => Self::Leading,
+            (_, false) => Self::Last,
+        }
+    }
+}
+
 /// What tells one direction of a flow from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {

@@ -36,6 +36,31 @@ fn inner_packet_refuses_lengths_below_the_header() {
 }
 
 #[test]
+fn parts_of_datagrams_are_told_apart() {
+    let mut packet = Frame { payload: filler(64, 0), ..Frame::default() }.build();
+    for (field, part) in [
+        (0x0000u16, Part::Whole),
+        (0x4000, Part::Whole),
+        (0x2000, Part::Leading),
+        (0x20b1, Part::Leading),
+        (0x00b1, Part::Last),
+    ] {
+        packet[6..8].copy_from_slice(&field.to_be_bytes());
+        assert_eq!(Part::of(&packet), part, "{field:#06x}");
+    }
+    let mut packet = Frame { v6: true, payload: filler(64, 0), ..Frame::default() }.build();
+    assert_eq!(Part::of(&packet), Part::Whole);
+    packet[6] = FRAGMENT;
+    for (field, part) in [(0u16, Part::Whole), (1, Part::Leading), (8, Part::Last)] {
+        packet[42..44].copy_from_slice(&field.to_be_bytes());
+        assert_eq!(Part::of(&packet), part, "{field:#06x}");
+    }
+    for len in 0..48 {
+        assert_eq!(Part::of(&packet[..len]), Part::Whole, "cut to {len}");
+    }
+}
+
+#[test]
 fn extension_headers_are_followed() {
     let frame = Frame { v6: true, extensions: 3, payload: filler(9, 0), ..Frame::default() };
     let mut packet = frame.build();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::io::counters::{Counters, DropReason};
 use crate::io::{Destination, Transmit};
-use crate::packet::ip::flow_hash;
+use crate::packet::ip::{Part, flow_hash};
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
 
@@ -45,11 +45,11 @@ impl Outbound {
         if self.steering.is_active() {
             self.steering.learn(flow_hash(packet), self.queue);
         }
-        let (count, first_len) = (split.count(), split.len_of(0));
+        let (count, first_len, part) = (split.count(), split.len_of(0), Part::of(packet));
         self.batches.make_room(&self.peer, count, first_len, split.total_len(), tx);
         for i in 0..count {
             let len = split.len_of(i);
-            if !self.batches.push(&self.peer, len, tx, |out| split.write(i, out)) {
+            if !self.batches.push(&self.peer, len, part, tx, |out| split.write(i, out)) {
                 self.counters.count_drop(DropReason::SendSlotsBusy, (count - i) as u64);
                 return;
             }

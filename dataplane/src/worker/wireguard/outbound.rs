@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::io::counters::DropReason;
 use crate::io::{Destination, Transmit};
 use crate::packet::ecn;
-use crate::packet::ip::{Headers, UDP, destination, flow_hash};
+use crate::packet::ip::{Headers, Part, UDP, destination, flow_hash};
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
 use crate::table::peer::Peer;
@@ -107,10 +107,10 @@ impl Outbound {
         let message_len = |i: usize| padded_len(split.len_of(i), mtu) + TRANSPORT_OVERHEAD;
         let total_len = message_len(0) * (count - 1) + message_len(count - 1);
         self.batches.make_room(&to, count, message_len(0), total_len, tx);
-        let mut sent = 0;
+        let (part, mut sent) = (Part::of(packet), 0);
         for (i, counter) in (0..count).zip(first..) {
             let len = message_len(i);
-            let fits = self.batches.push(&to, len, tx, |message| {
+            let fits = self.batches.push(&to, len, part, tx, |message| {
                 let end = TRANSPORT_HEADER_LEN + split.len_of(i);
                 split.write(i, &mut message[TRANSPORT_HEADER_LEN..end]);
                 message[end..len - TAG_LEN].fill(0);
