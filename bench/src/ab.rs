@@ -32,7 +32,8 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 
-    /// What is sent: tcpN, udpLEN, udpLEN@RATE, ping, ping+tcpN
+    /// What is sent: tcpN, tcpN-r, udpLEN, udpLEN@RATE, udpLEN@max, imix@RATE, imix@max, ping,
+    /// ping+tcpN
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 

@@ -4,7 +4,7 @@
 //! main ─► lab::enter ─► ab       competitors on one wire, workloads, interleaved rounds
 //!                    └► forward  what gso_max_size does to forwarded traffic
 //!   competitors   how each tunnel is started, and when it is ready
-//!   workload      what is sent, and what came of it          iperf3 (its documents)
+//!   workload      what is sent, and what came of it          streams, iperf3 (its documents)
 //!   measure       CPU time and steal around a workload
 //!   session       one run of one workload through one tunnel, as a record
 //!   record        NDJSON, one line a run
@@ -27,6 +27,7 @@ mod record;
 mod report;
 mod session;
 mod statistics;
+mod streams;
 mod table;
 mod workload;
 

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use crate::iperf3::Received;
 use crate::record::Record;
 use crate::statistics::{Spread, median_ratio, quotient};
+use crate::streams::LOSS_MAX_PERCENT;
 use crate::table::{Table, count, disturbed, figure, spread};
-use crate::workload::{Figures, Workload};
+use crate::workload::{Figures, Rate, Sizes, Workload};
 
 /// A competitor's name, and why it is not there if it is not.
 pub(crate) type Entry = (String, Result<String, String>);
@@ -27,10 +28,10 @@ pub(crate) fn workload(
         rows.iter().find(|row| row.name == baseline).map(Row::values).unwrap_or_default();
     let versus = format!("× {baseline}");
     let columns: &[&str] = match workload {
-        Workload::Tcp(_) => {
+        Workload::Tcp(_) | Workload::TcpBack(_) => {
             &["tunnel", "Gb/s", &versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
         }
-        Workload::Udp { .. } => &[
+        Workload::Udp(..) => &[
             "tunnel",
             "Gb/s",
             "kpps",
@@ -94,11 +95,20 @@ fn title(workload: &Workload) -> String {
     match workload {
         Workload::Tcp(1) => "one TCP stream".to_owned(),
         Workload::Tcp(streams) => format!("{streams} TCP streams"),
-        Workload::Udp { len, rate } if rate == "0" => {
-            format!("UDP datagrams of {len} bytes, one sender without pause; what was received")
-        }
-        Workload::Udp { len, rate } => {
-            format!("UDP datagrams of {len} bytes at {rate}bit/s; what was received")
+        Workload::TcpBack(streams) => format!("{streams} TCP stream(s) from right to left"),
+        Workload::Udp(sizes, rate) => {
+            let what = match sizes {
+                Sizes::One(len) => format!("UDP datagrams of {len} bytes"),
+                Sizes::Imix => "UDP datagrams of 16, 548 and 1372 bytes, 7 : 4 : 1".to_owned(),
+            };
+            let how = match rate {
+                Rate::Free => "one sender without pause; what was received".to_owned(),
+                Rate::Bits(_, rate) => format!("at {rate}bit/s; what was received"),
+                Rate::Highest => {
+                    format!("the highest rate with less than {LOSS_MAX_PERCENT} % loss")
+                }
+            };
+            format!("{what}, {how}")
         }
         Workload::Ping => "UDP round trips at a fixed 500 a second, otherwise idle".to_owned(),
         Workload::PingUnder(streams) => format!(
@@ -153,7 +163,7 @@ impl<'a> Row<'a> {
         let ratio = figure(ratio);
         let disturbed = self.disturbed();
         match workload {
-            Workload::Tcp(_) => vec![
+            Workload::Tcp(_) | Workload::TcpBack(_) => vec![
                 value,
                 ratio,
                 self.per(gbit, daemon),
@@ -161,7 +171,7 @@ impl<'a> Row<'a> {
                 self.retransmits(),
                 disturbed,
             ],
-            Workload::Udp { .. } => vec![
+            Workload::Udp(..) => vec![
                 value,
                 self.spread(kpps),
                 ratio,

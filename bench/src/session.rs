@@ -131,7 +131,10 @@ impl<'a> Session<'a> {
         let before = statuses(tunnel)?;
         let mark = Mark::now(&tunnel.groups())?;
         let (figures, raw) = workload.run(route, self.seconds, &self.iperf3, self.stop)?;
-        let cost = mark.cost()?;
+        let mut cost = mark.cost()?;
+        if workload.searches() {
+            (cost.daemon_cpu_seconds, cost.busy_cpu_seconds) = (0.0, 0.0);
+        }
         let pairs = before.into_iter().zip(statuses(tunnel)?);
         let engines = pairs.map(|(before, after)| EngineUse { before, after }).collect();
         Ok((figures, raw, cost, engines))

@@ -3,8 +3,11 @@
 //! | name | sent | measured |
 //! |---|---|---|
 //! | `tcpN` | iperf3, N TCP streams | Gb/s at the receiver |
+//! | `tcpN-r` | the same from right to left | the same |
 //! | `udpLEN` | iperf3, datagrams of LEN bytes, one sender without pause | Gb/s, kpps, loss |
-//! | `udpLEN@RATE` | the same at RATE (iperf3's `-b`) | the same |
+//! | `udpLEN@RATE` | the same at RATE bits a second, such as 500M | the same |
+//! | `udpLEN@max` | the highest rate with less than 0.1 % loss, found by halves | the same |
+//! | `imix@RATE`, `imix@max` | small, middle and large datagrams, 7 : 4 : 1 | the same |
 //! | `ping` | UDP echoes at a fixed rate through an idle tunnel | p50 and p99 |
 //! | `ping+tcpN` | the same while `tcpN` runs through the same tunnel | p50, p99, Gb/s |
 
@@ -21,7 +24,8 @@ use ringtun::lab::traffic::{self, RoundTripReport, RoundTrips, Stop};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::iperf3::{self, Received};
+use crate::iperf3::Received;
+use crate::streams;
 
 /// 500 round trips a second: 1 % of 3 s is 15 samples.
 const PING_INTERVAL: Duration = Duration::from_millis(2);
@@ -33,21 +37,38 @@ const DATAGRAM_MIN: usize = 16;
 const DATAGRAM_MAX: usize = 1422;
 
 /// One kind of traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Workload {
     /// So many streams.
     Tcp(usize),
+    /// So many streams towards the client.
+    TcpBack(usize),
     /// Datagrams.
-    Udp {
-        /// Payload in bytes.
-        len: usize,
-        /// For iperf3's `-b`; 0 is no limit.
-        rate: String,
-    },
+    Udp(Sizes, Rate),
     /// Round trips.
     Ping,
     /// Round trips next to so many TCP streams.
     PingUnder(usize),
+}
+
+/// Of datagrams' payloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// All alike, in bytes.
+    One(usize),
+    /// A mixture as on the internet.
+    Imix,
+}
+
+/// How fast datagrams are sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Rate {
+    /// Without pause.
+    Free,
+    /// At so many bits of payload a second, which was written so.
+    Bits(f64, String),
+    /// As fast as almost all arrive.
+    Highest,
 }
 
 /// What came of it.
@@ -84,6 +105,11 @@ impl Workload {
     /// Those of a plain `ab`, in the order of its tables.
     pub(crate) const DEFAULT: &str = "tcp1,tcp4,udp1400,udp64,ping";
 
+    /// Whether what is sent is not what is told: the ladder sends more to find its figures.
+    pub(crate) fn searches(&self) -> bool {
+        matches!(self, Self::Udp(_, Rate::Highest))
+    }
+
     /// Sends it, and returns the figures with the document they were taken from.
     ///
     /// # Errors
@@ -95,25 +121,17 @@ impl Workload {
         program: &Path,
         stop: &Stop,
     ) -> Result<(Figures, Value)> {
-        let (streams, mut client_args) = match self {
+        let run = streams::Run { route, program, seconds, stop };
+        let (received, document) = match self {
             Self::Ping => {
                 return Ok((Figures::RoundTrips(ping(route, seconds, stop)?), Value::Null));
             }
-            Self::PingUnder(streams) => {
-                return ping_under(*streams, route, seconds, program, stop);
-            }
-            Self::Tcp(streams) => (*streams, Vec::new()),
-            Self::Udp { len, rate } => {
-                let args = ["-u", "-b", rate, "-l", &len.to_string()].map(str::to_owned);
-                (1, args.to_vec())
-            }
+            Self::PingUnder(streams) => return ping_under(*streams, run),
+            Self::Tcp(streams) => run.tcp(*streams, false)?,
+            Self::TcpBack(streams) => run.tcp(*streams, true)?,
+            Self::Udp(sizes, rate) => run.udp(sizes, rate)?,
         };
-        if let Some(from) = route.from {
-            client_args.extend(["-B".to_owned(), from.to_string()]);
-        }
-        let plan = traffic::Iperf3 { program: program.to_owned(), streams, seconds, client_args };
-        let report = traffic::iperf3(route.client, route.server, route.to, &plan, stop)?;
-        Ok((Figures::Stream(iperf3::parse(&report.json)?), report.json))
+        Ok((Figures::Stream(received), document))
     }
 }
 
@@ -128,19 +146,15 @@ fn ping(route: &Route<'_>, seconds: u64, stop: &Stop) -> Result<RoundTripReport>
     Ok(report)
 }
 
-fn ping_under(
-    streams: usize,
-    route: &Route<'_>,
-    seconds: u64,
-    program: &Path,
-    stop: &Stop,
-) -> Result<(Figures, Value)> {
+fn ping_under(streams: usize, run: streams::Run<'_>) -> Result<(Figures, Value)> {
+    let streams::Run { route, seconds, stop, .. } = run;
+    let run = streams::Run { seconds: seconds + 1, ..run };
     thread::scope(|scope| {
-        let load = scope.spawn(|| Workload::Tcp(streams).run(route, seconds + 1, program, stop));
+        let load = scope.spawn(move || run.tcp(streams, false));
         thread::sleep(LOAD_MARGIN);
         let round_trips = ping(route, seconds, stop);
         match (load.join(), round_trips?) {
-            (Ok(Ok((Figures::Stream(stream), json))), round_trips) => {
+            (Ok(Ok((stream, json))), round_trips) => {
                 Ok((Figures::Loaded { round_trips, stream }, json))
             }
             (Ok(Err(error)), _) => Err(error.context("the TCP streams next to the round trips")),
@@ -164,25 +178,54 @@ impl FromStr for Workload {
                 return streams(digits).map(Self::PingUnder);
             }
             if let Some(digits) = name.strip_prefix("tcp") {
-                return streams(digits).map(Self::Tcp);
+                return match digits.strip_suffix("-r") {
+                    Some(digits) => streams(digits).map(Self::TcpBack),
+                    None => streams(digits).map(Self::Tcp),
+                };
             }
-            let (len, rate) = match name.strip_prefix("udp")?.split_once('@') {
-                Some((len, rate)) => (len, rate),
-                None => (name.strip_prefix("udp")?, "0"),
-            };
-            let digits = rate.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G']);
-            let is_rate = rate.len() - digits.len() <= 1 && digits.parse::<f64>().is_ok();
-            let len = len.parse().ok()?;
+            let (what, rate) =
+                name.split_once('@').map_or((name, None), |(what, rate)| (what, Some(rate)));
+            let rate = rate.map_or(Some(Rate::Free), read_rate)?;
+            if what == "imix" {
+                return (rate != Rate::Free).then_some(Self::Udp(Sizes::Imix, rate));
+            }
+            let len = what.strip_prefix("udp")?.parse().ok()?;
             let is_len = (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&len);
-            (is_rate && is_len).then(|| Self::Udp { len, rate: rate.to_owned() })
+            is_len.then_some(Self::Udp(Sizes::One(len), rate))
         };
         parse().ok_or_else(|| {
             anyhow!(
-                "{name:?} is no workload: tcpN (N streams, 1 to {STREAMS_MAX}), udpLEN or \
-                 udpLEN@RATE ({DATAGRAM_MIN} to {DATAGRAM_MAX} bytes, such as udp1400@500M), ping, \
+                "{name:?} is no workload: tcpN or tcpN-r (N streams, 1 to {STREAMS_MAX}, or from \
+                 the other end), udpLEN, udpLEN@RATE or udpLEN@max ({DATAGRAM_MIN} to \
+                 {DATAGRAM_MAX} bytes, such as udp1400@500M), imix@RATE or imix@max, ping, \
                  ping+tcpN"
             )
         })
+    }
+}
+
+/// `500M`, `1.5G`, `max`.
+fn read_rate(text: &str) -> Option<Rate> {
+    if text == "max" {
+        return Some(Rate::Highest);
+    }
+    let (digits, unit) = match text.chars().last()? {
+        'k' | 'K' => (&text[..text.len() - 1], 1e3),
+        'm' | 'M' => (&text[..text.len() - 1], 1e6),
+        'g' | 'G' => (&text[..text.len() - 1], 1e9),
+        _ => (text, 1.0),
+    };
+    let bits = digits.parse::<f64>().ok()? * unit;
+    (bits.is_finite() && bits >= 1.0).then(|| Rate::Bits(bits, text.to_owned()))
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Free => Ok(()),
+            Self::Bits(_, text) => write!(f, "@{text}"),
+            Self::Highest => f.write_str("@max"),
+        }
     }
 }
 
@@ -190,8 +233,9 @@ impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(streams) => write!(f, "tcp{streams}"),
-            Self::Udp { len, rate } if rate == "0" => write!(f, "udp{len}"),
-            Self::Udp { len, rate } => write!(f, "udp{len}@{rate}"),
+            Self::TcpBack(streams) => write!(f, "tcp{streams}-r"),
+            Self::Udp(Sizes::One(len), rate) => write!(f, "udp{len}{rate}"),
+            Self::Udp(Sizes::Imix, rate) => write!(f, "imix{rate}"),
             Self::Ping => f.write_str("ping"),
             Self::PingUnder(streams) => write!(f, "ping+tcp{streams}"),
         }

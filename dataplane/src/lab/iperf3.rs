@@ -14,7 +14,6 @@ use super::host::Host;
 use super::process::Process;
 use super::traffic::{GRACE, Stop, StreamReport, TrafficError};
 
-const PORT: u16 = 5201;
 const POLL: Duration = Duration::from_millis(20);
 
 /// A plan for [`iperf3`].
@@ -22,12 +21,19 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Iperf3 {
     /// The program, as [`find_iperf3`] gives it.
     pub program: PathBuf,
+    /// The server's; [`Iperf3::PORT`] unless several run at once.
+    pub port: u16,
     /// Parallel streams.
     pub streams: usize,
     /// For how long, in whole seconds.
     pub seconds: u64,
     /// Further arguments for the client, such as `-u -b 0` or `-R`.
     pub client_args: Vec<String>,
+}
+
+impl Iperf3 {
+    /// Its own default.
+    pub const PORT: u16 = 5201;
 }
 
 /// What it said.
@@ -59,7 +65,7 @@ pub fn iperf3(
     plan: &Iperf3,
     stop: &Stop,
 ) -> Result<Iperf3Report, TrafficError> {
-    let (address, port) = (to.to_string(), PORT.to_string());
+    let (address, port) = (to.to_string(), plan.port.to_string());
     let mut listen = Command::new(&plan.program);
     listen.args(["-s", "-1", "--forceflush", "-B", &address, "-p", &port]);
     let mut listener = server.spawn(listen)?;

@@ -173,7 +173,13 @@ impl<'a> Session<'a> {
         let traffic = move |pair: &Pair, stop: &Stop| match &program {
             Some(program) => {
                 let client_args = Vec::new();
-                let plan = Iperf3 { program: program.clone(), streams, seconds, client_args };
+                let plan = Iperf3 {
+                    program: program.clone(),
+                    port: Iperf3::PORT,
+                    streams,
+                    seconds,
+                    client_args,
+                };
                 let done = iperf3(&pair.left, &pair.right, RIGHT_INNER, &plan, stop)?;
                 Ok(done.streams)
             }
