@@ -6,6 +6,7 @@
 
 mod alloc_wireguard;
 
+use alloc_wireguard::a_wireguard_worker_allocates_nothing_after_start as wireguard;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use ringtun::control::host::TunDevice;
 use ringtun::control::plan::{Encap, IoChoice, Options, Plan, Tuning};
 use ringtun::control::sockets::Bound;
 use ringtun::control::values::Workers;
+use ringtun::engine::AeadLibrary;
 use ringtun::io::counters::Counters;
 use ringtun::io::mmsg::Mmsg;
 use ringtun::io::outbox::Notice;
@@ -46,7 +48,15 @@ fn main() -> ExitCode {
         Case::new(name, move || allocates_nothing(io))
     }));
     let name = "wireguard::a_worker_allocates_nothing_after_start";
-    cases.push(Case::new(name, alloc_wireguard::a_wireguard_worker_allocates_nothing_after_start));
+    cases.push(Case::new(name, || wireguard(&AeadLibrary::Ring)));
+    let name = "wireguard::ipsec_mb::a_worker_allocates_nothing_after_start";
+    cases.push(Case::maybe(name, || match AeadLibrary::ipsec_mb() {
+        Ok(library) => {
+            wireguard(&library);
+            None
+        }
+        Err(error) => Some(format!("{error} (apt install libipsec-mb1)")),
+    }));
     suite::run(cases)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use crossbeam::channel::{Receiver, bounded};
-use ringtun::engine::ToControl;
+use ringtun::engine::{AeadLibrary, ToControl};
 use ringtun::io::counters::{Counters, DropReason};
 use ringtun::io::{Arrival, Destination, Handler, Received, Slot, Transmit};
 use ringtun::packet::endpoint::Endpoint;
@@ -80,7 +80,7 @@ struct End {
 }
 
 impl End {
-    fn new(n: u8, now_ms: &Arc<AtomicU64>) -> Self {
+    fn new(n: u8, aead: &AeadLibrary, now_ms: &Arc<AtomicU64>) -> Self {
         let (clock, wall) = (Arc::clone(now_ms), Arc::clone(now_ms));
         let shared = Arc::new(Shared {
             table: Arc::new(Table::default()).into(),
@@ -98,6 +98,7 @@ impl End {
         let steering = Steering::new(1);
         let path =
             WireGuard::new(Arc::clone(&shared), control, 0, steering, merge, Arc::clone(&counters));
+        let path = path.sealing_by(aead.for_worker().unwrap());
         let (_, free) = Pool::new(8, SEND_SLOT_LEN).unwrap();
         let wire = Wire {
             free,
@@ -171,9 +172,9 @@ fn frame(n: u8, fill: usize) -> Vec<u8> {
     frame
 }
 
-pub(crate) fn a_wireguard_worker_allocates_nothing_after_start() {
+pub(crate) fn a_wireguard_worker_allocates_nothing_after_start(aead: &AeadLibrary) {
     let now_ms = Arc::new(AtomicU64::new(1_000));
-    let [mut left, mut right] = [End::new(0, &now_ms), End::new(1, &now_ms)];
+    let [mut left, mut right] = [0, 1].map(|n| End::new(n, aead, &now_ms));
     // What arc-swap and the channels keep for each thread is there when a worker has started.
     for end in [&mut left, &mut right] {
         let mut message = vec![0; 32];

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringtun::control::status::Status;
+use ringtun::engine::AeadLibrary;
 use ringtun::lab::traffic::{Stop, probe};
 use ringtun::lab::{Address, Host, Pair, Process};
 use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
@@ -26,6 +27,8 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(Case::new(named("several_workers"), move || several_workers(io)));
         cases.push(Case::maybe(named("talks_to_wireguard_go"), move || wireguard_go(io)));
     }
+    cases.push(Case::maybe("wireguard::ipsec_mb_talks_to_ring", ipsec_mb));
+    cases.push(Case::new("wireguard::without_ipsec_mb_ring_does_the_work", no_ipsec_mb));
     cases.push(Case::new("wireguard::follows_a_roaming_peer", roams));
     cases.push(Case::new("wireguard::a_stranger_hears_nothing", stranger));
     cases.push(Case::new("wireguard::another_psk_passes_nothing", another_psk));
@@ -138,6 +141,59 @@ fn carries(io: &str) {
     let peer = &status.peers[0];
     assert!(peer.last_handshake_s.is_some() && peer.sent_bytes > 80 << 20, "{peer:?}");
     processes.into_iter().for_each(stop);
+}
+
+/// Each kind of AEAD opens what the other seals, both ways.
+fn ipsec_mb() -> Option<String> {
+    if let Err(error) = AeadLibrary::ipsec_mb() {
+        return Some(format!("{error} (apt install libipsec-mb1)"));
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let left = ends.start(&pair.left, 0, &["--aead", "ipsec-mb"]);
+    let right = ends.start(&pair.right, 1, &["--aead", "ring"]);
+    assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    Tunnel::tcp_between((&pair.left, &pair.right), SocketAddr::new(inner(1), 0), 2, 20 << 20);
+    Tunnel::tcp_between((&pair.right, &pair.left), SocketAddr::new(inner(0), 0), 2, 20 << 20);
+    let [here, there] = [0, 1].map(|n| status(n).unwrap());
+    let name = |status: &Status| status.aead.clone().unwrap().name;
+    assert!(name(&here).starts_with("ipsec-mb 1."), "{:?}", here.aead);
+    assert_eq!(name(&there), "ring");
+    for status in [here, there] {
+        assert!(status.peers[0].received_bytes > 40 << 20, "{status:?}");
+        let refused = |reason: &str| status.workers.iter().any(|w| w.drops.contains_key(reason));
+        assert!(!refused("not_authentic") && !refused("replayed"), "{status:?}");
+    }
+    [left, right].into_iter().for_each(stop);
+    None
+}
+
+/// A library that cannot be loaded: by name it is refused, otherwise ring does the work.
+fn no_ipsec_mb() {
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let config = ends.write(0, &allowed(1));
+    let folder = "/run/no-ipsec-mb";
+    fs::create_dir_all(folder).unwrap();
+    fs::write(format!("{folder}/libIPSec_MB.so.1"), "no library").unwrap();
+    let spawn = |aead: &str| {
+        let mut command = Command::new(binary());
+        command.args(["up", NAMES[0], "--config", &config, "--aead", aead]);
+        command.env("NO_COLOR", "1").env("LD_LIBRARY_PATH", folder);
+        pair.left.spawn(command)
+    };
+    let mut refused = spawn("ipsec-mb").unwrap();
+    let code = refused.wait_timeout(PATIENCE).unwrap().unwrap().code();
+    let said = refused.stderr();
+    assert!(code == Some(4) && said.contains("--aead ipsec-mb cannot be had"), "{said}");
+    assert!(said.contains("libipsec-mb1") && status(0).is_none(), "{said}");
+    let mut runs = spawn("auto").unwrap();
+    let begin = Instant::now();
+    while status(0).is_none() {
+        assert!(runs.ended().unwrap().is_none(), "{}", runs.stderr());
+        assert!(begin.elapsed() < PATIENCE, "does not come up: {}", runs.stderr());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(status(0).unwrap().aead.unwrap().name, "ring");
+    stop(runs);
 }
 
 fn several_workers(io: &str) {

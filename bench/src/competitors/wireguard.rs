@@ -27,14 +27,18 @@ const FOLDER: &str = "/run/ringtun";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ours {
     name: &'static str,
-    flags: [&'static str; 4],
+    flags: &'static [&'static str],
 }
 
 impl Ours {
     /// What `ab` compares.
-    pub(crate) const VARIANTS: [Self; 2] = [
-        Self { name: "wg-uring", flags: ["--io", "uring", "--workers", "1"] },
-        Self { name: "wg-mmsg", flags: ["--io", "mmsg", "--workers", "1"] },
+    pub(crate) const VARIANTS: [Self; 3] = [
+        Self { name: "wg-uring", flags: &["--io", "uring", "--workers", "1"] },
+        Self {
+            name: "wg-uring-ring",
+            flags: &["--io", "uring", "--workers", "1", "--aead", "ring"],
+        },
+        Self { name: "wg-mmsg", flags: &["--io", "mmsg", "--workers", "1"] },
     ];
 }
 

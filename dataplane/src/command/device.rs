@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use super::exit::Exit;
 use crate::control::inherited_tun::InheritedTun;
-use crate::control::plan::{self, IoChoice, Plan};
+use crate::control::plan::{self, AeadChoice, IoChoice, Plan};
 use crate::control::run_wireguard::{self, ByOthers};
 use crate::control::values::{InterfaceName, Workers};
 use crate::sys::process;
@@ -40,7 +40,8 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     };
     // As wireguard-go: a device that was handed over keeps its name.
     let name = inherited.as_ref().map_or(name, InheritedTun::name).clone();
-    let plan = Plan::wireguard(name, &workers, io_choice()?, &plan::usable_cores())?;
+    let mut plan = Plan::wireguard(name, &workers, io_choice()?, &plan::usable_cores())?;
+    plan.tuning.aead = aead_choice()?;
     let ready = || {
         if is_daemon {
             process::detach();
@@ -56,6 +57,15 @@ fn io_choice() -> Result<IoChoice> {
         Ok("uring") => Ok(IoChoice::Uring),
         Ok("mmsg") => Ok(IoChoice::Mmsg),
         Ok(other) => bail!("RINGTUN_IO is {other:?}: give auto, uring or mmsg"),
+    }
+}
+
+fn aead_choice() -> Result<AeadChoice> {
+    match env::var("RINGTUN_AEAD").as_deref() {
+        Err(_) | Ok("auto") => Ok(AeadChoice::Auto),
+        Ok("ring") => Ok(AeadChoice::Ring),
+        Ok("ipsec-mb") => Ok(AeadChoice::IpsecMb),
+        Ok(other) => bail!("RINGTUN_AEAD is {other:?}: give auto, ring or ipsec-mb"),
     }
 }
 

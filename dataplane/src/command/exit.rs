@@ -100,7 +100,7 @@ fn of_run(error: &RunError) -> Exit {
         RunError::Uapi(UapiError::Create { error, .. }) if is_denial(error.kind()) => {
             Exit::NoPermission
         }
-        RunError::Backend(_) => Exit::Unsupported,
+        RunError::Backend(_) | RunError::Aead(_) => Exit::Unsupported,
         RunError::Uapi(_)
         | RunError::Engine(_)
         | RunError::Setup { .. }

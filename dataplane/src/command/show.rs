@@ -131,6 +131,9 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
         "  backend     {}, tun by {}: {}",
         backend.name, backend.tun_read, backend.reason
     )?;
+    if let Some(aead) = &status.aead {
+        writeln!(out, "  encryption  {}: {}", aead.name, aead.reason)?;
+    }
     let offloads = &status.offloads;
     let on_off = |on: bool| if on { "on" } else { "off" };
     writeln!(

@@ -9,7 +9,9 @@ use anyhow::Result;
 use clap::{ArgAction, ValueEnum};
 
 use super::exit::Exit;
-use crate::control::plan::{self, Encap, IoChoice, MTU_MAX, MTU_MIN, Options, Plan, Tuning};
+use crate::control::plan::{
+    self, AeadChoice, Encap, IoChoice, MTU_MAX, MTU_MIN, Options, Plan, Tuning,
+};
 use crate::control::values::{GsoSize, InterfaceName, Listen, Network, Peer, Workers};
 use crate::control::{config_file, run, run_wireguard};
 
@@ -59,6 +61,11 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = IoArg::Auto)]
     io: IoArg,
 
+    /// What encrypts the packets: ring, ipsec-mb (Intel's library, with AVX-512), or auto: ipsec-mb
+    /// where it is installed and faster
+    #[arg(long, value_enum, conflicts_with = "encap", default_value_t = AeadArg::Auto)]
+    aead: AeadArg,
+
     /// Send many packets in one call (UDP_SEGMENT)
     #[arg(long, value_enum, default_value_t = OnOff::On)]
     gso: OnOff,
@@ -107,6 +114,13 @@ enum IoArg {
     Auto,
     Uring,
     Mmsg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AeadArg {
+    Auto,
+    Ring,
+    IpsecMb,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -160,9 +174,18 @@ impl Args {
         }
     }
 
+    fn aead_choice(&self) -> AeadChoice {
+        match self.aead {
+            AeadArg::Auto => AeadChoice::Auto,
+            AeadArg::Ring => AeadChoice::Ring,
+            AeadArg::IpsecMb => AeadChoice::IpsecMb,
+        }
+    }
+
     fn tuning(&self) -> Tuning {
         Tuning {
             multishot: !self.no_multishot,
+            aead: self.aead_choice(),
             udp_gso: self.gso.is_on(),
             udp_gro: self.gro.is_on(),
             tun_gso: self.tun_gso.is_on(),
@@ -217,6 +240,7 @@ mod tests {
         .unwrap();
         let tuning = Tuning {
             multishot: false,
+            aead: AeadChoice::Auto,
             udp_gso: false,
             udp_gro: false,
             tun_gso: false,
@@ -237,6 +261,8 @@ mod tests {
         assert!(refusal("rt0 --listen 1").contains("--peer"));
         assert!(refusal("rt0.toml --listen 1 --peer 192.0.2.2:1").contains("not supported yet"));
         assert!(refusal(&format!("{LEAST} --mtu 100")).contains("576"));
+        assert!(refusal(&format!("{LEAST} --encap plain --aead ring")).contains("cannot be used"));
+        assert!(refusal("rt0 --config x.conf --aead openssl").contains("ipsec-mb"));
         assert!(refusal(&format!("{LEAST} --io epoll")).contains("mmsg"));
         assert!(refusal(&format!("{LEAST} --encap wireguard")).contains("plain"));
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! values ─► plan         what the user asks for, typed and checked
 //! config_file            the same, from a file as wg-quick reads it
-//! probe, backend         what this machine can do, and which I/O backend follows from it
+//! probe, backend, aead   what this machine can do, and which I/O backend and AEAD follow from it
 //! host (netlink, gso_size)   the tun device: created, addressed, sized, up; undone on drop
 //! inherited_tun          the same for a device that was handed over
 //! sockets (port_owner)   the UDP sockets: probed for conflicts, bound in order, buffers granted
@@ -25,6 +25,7 @@
 //! └─ notify              tells systemd
 //! ```
 
+pub mod aead;
 pub mod backend;
 pub mod config_file;
 pub mod configure;

@@ -61,6 +61,18 @@ pub enum IoChoice {
     Mmsg,
 }
 
+/// What packets are encrypted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AeadChoice {
+    /// IPsec-MB where it is installed and faster, else ring.
+    #[default]
+    Auto,
+    /// ring.
+    Ring,
+    /// IPsec-MB or nothing.
+    IpsecMb,
+}
+
 /// What the user asks for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -89,6 +101,8 @@ pub struct Options {
 pub struct Tuning {
     /// Use multishot requests where io_uring has them.
     pub multishot: bool,
+    /// What packets are encrypted by.
+    pub aead: AeadChoice,
     /// Send with `UDP_SEGMENT`.
     pub udp_gso: bool,
     /// Receive with `UDP_GRO`.
@@ -109,6 +123,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             multishot: true,
+            aead: AeadChoice::Auto,
             udp_gso: true,
             udp_gro: true,
             tun_gso: true,

@@ -25,6 +25,7 @@ use super::snapshot::{Fixed, Snapshot, Workers};
 use super::socket::{ControlSocket, SocketError};
 use super::sockets::{Bound, SocketsError};
 use super::uapi::UapiError;
+use crate::engine::aead::AeadError;
 use crate::engine::{Engine, EngineConfig, EngineError, Traffic};
 use crate::ring::probe::UringError;
 
@@ -54,6 +55,12 @@ pub enum RunError {
     /// io_uring was asked for and is not to be had.
     #[error("--io uring cannot be had (`--io auto` would fall back to mmsg)")]
     Backend(#[from] UringError),
+    /// IPsec-MB was asked for and is not to be had.
+    #[error(
+        "--aead ipsec-mb cannot be had (`--aead auto` would use ring; in Debian the library is \
+         the package libipsec-mb1)"
+    )]
+    Aead(#[from] AeadError),
     /// The configuration socket.
     #[error(transparent)]
     Uapi(#[from] UapiError),
@@ -119,6 +126,7 @@ fn start(
         backend: chosen.name(),
         tun_read: chosen.backend.tun_read(),
         backend_reason: chosen.reason.clone(),
+        aead: None,
         tun_offloads: device.offloads(),
         tun_gro: plan.tuning.tun_gro,
         cpus: plan.cpus.clone(),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crossbeam::channel::select;
 use tracing::info;
 
+use super::aead::{self, ChosenAead};
 use super::backend::{self, ChosenBackend};
 use super::device::{DeviceConfig, DeviceHandle, DeviceThread};
 use super::host::{self, TunDevice};
@@ -23,6 +24,7 @@ use super::plan::Plan;
 use super::run::{Ended, RunError, SignalThread};
 use super::snapshot::{Fixed, Snapshot, Workers};
 use super::socket::ControlSocket;
+use super::status::Aead;
 use super::uapi::listener::{self, Listener};
 use super::uapi::server::Server;
 
@@ -69,7 +71,10 @@ pub fn run(
     if inherited.is_none() {
         host::preflight(plan)?;
     }
-    let chosen = backend::choose(plan.io, plan.tuning.multishot)?;
+    let chosen = Chosen {
+        backend: backend::choose(plan.io, plan.tuning.multishot)?,
+        aead: aead::choose(plan.tuning.aead)?,
+    };
     let mut control = ControlSocket::bind(&plan.name)?;
     let uapi = match Listener::inherited()? {
         Some(listener) => listener,
@@ -99,6 +104,12 @@ pub fn run(
     result
 }
 
+/// What was decided by looking at this machine.
+struct Chosen {
+    backend: ChosenBackend,
+    aead: ChosenAead,
+}
+
 /// What runs between set-up and undoing.
 struct Running {
     uapi: Server,
@@ -109,7 +120,7 @@ struct Running {
 impl Running {
     fn start(
         plan: &Plan,
-        chosen: &ChosenBackend,
+        chosen: &Chosen,
         tun: &TunDevice,
         uapi: Listener,
     ) -> Result<(Self, Snapshot), RunError> {
@@ -123,7 +134,8 @@ impl Running {
         let offloads = OffloadState::new(plan.tuning.udp_gso);
         let device = DeviceThread::start(DeviceConfig {
             plan: plan.clone(),
-            backend: chosen.clone(),
+            backend: chosen.backend.clone(),
+            aead: chosen.aead.library.clone(),
             queues,
             tun_offloads: tun.offloads(),
             device: shared.clone(),
@@ -136,9 +148,13 @@ impl Running {
                 started: Instant::now(),
                 encap: plan.encap.name(),
                 peer: None,
-                backend: chosen.name(),
-                tun_read: chosen.backend.tun_read(),
-                backend_reason: chosen.reason.clone(),
+                backend: chosen.backend.name(),
+                tun_read: chosen.backend.backend.tun_read(),
+                backend_reason: chosen.backend.reason.clone(),
+                aead: Some(Aead {
+                    name: chosen.aead.library.to_string(),
+                    reason: chosen.aead.reason.clone(),
+                }),
                 tun_offloads: tun.offloads(),
                 tun_gro: plan.tuning.tun_gro,
                 cpus: plan.cpus.clone(),
@@ -176,13 +192,15 @@ impl Running {
     }
 }
 
-fn announce(plan: &Plan, chosen: &ChosenBackend) {
+fn announce(plan: &Plan, Chosen { backend, aead }: &Chosen) {
     info!(
-        "{} answers to `wg` ({} worker{}, {}: {})",
+        "{} answers to `wg` ({} worker{}, {}: {}; encryption by {}: {})",
         plan.name,
         plan.cpus.len(),
         if plan.cpus.len() == 1 { "" } else { "s" },
-        chosen.name(),
-        chosen.reason,
+        backend.name(),
+        backend.reason,
+        aead.library,
+        aead.reason,
     );
 }

@@ -37,6 +37,8 @@ pub struct Fixed {
     pub tun_read: &'static str,
     /// Why that one.
     pub backend_reason: String,
+    /// What encrypts the packets, and why that.
+    pub aead: Option<status::Aead>,
     /// What the tun device hands over.
     pub tun_offloads: TunOffloads,
     /// Received segments are merged.
@@ -95,6 +97,7 @@ impl Snapshot {
                 reason: self.fixed.backend_reason.clone(),
                 tun_read: self.fixed.tun_read.to_owned(),
             },
+            aead: self.fixed.aead.clone(),
             offloads: Offloads {
                 tun_tso: self.fixed.tun_offloads.tso,
                 tun_uso: self.fixed.tun_offloads.uso,

@@ -36,6 +36,8 @@ pub struct Status {
     pub peer: Option<String>,
     /// Which I/O backend moves the packets, and why that one.
     pub backend: Backend,
+    /// What encrypts the packets; none in the clear.
+    pub aead: Option<Aead>,
     /// Offloads in use.
     pub offloads: Offloads,
     /// How outbound flows find their tun queue: `one queue`, `kernel program`, or `learned`.
@@ -86,6 +88,16 @@ pub struct Backend {
     pub reason: String,
     /// `multishot`, `single-shot` (uring) or `read` (mmsg).
     pub tun_read: String,
+}
+
+/// The AEAD in use.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Aead {
+    /// `ring`, or `ipsec-mb` with its version and instruction set.
+    pub name: String,
+    /// Why this one, in words.
+    pub reason: String,
 }
 
 /// Offloads in use.

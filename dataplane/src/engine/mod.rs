@@ -4,6 +4,7 @@
 //! that forward packets until [`Engine::stop`], an [`EngineView`] with their figures, and news
 //! when something changes that the user should know.
 
+pub mod aead;
 pub mod backend;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::worker::path::Path;
 use crate::worker::steering::Steering;
 pub use crate::worker::wireguard::ToControl;
 use crate::worker::wireguard::WireGuard;
+pub use aead::AeadLibrary;
 pub use backend::BackendChoice;
 
 /// News waiting for control at most; more are lost, and counted nowhere: they only inform.
@@ -74,6 +76,8 @@ pub enum Traffic {
         shared: Arc<Shared>,
         /// Where workers take what they cannot do.
         control: ToControl,
+        /// What they seal and open by.
+        aead: AeadLibrary,
     },
 }
 
@@ -180,19 +184,20 @@ struct Common {
 
 impl Common {
     /// The packet path of the worker of `queue`.
-    fn path(&self, queue: u16, own_port: u16, counters: &Arc<Counters>) -> Path {
+    fn path(&self, queue: u16, own_port: u16, counters: &Arc<Counters>) -> io::Result<Path> {
         let (steering, counters) = (self.steering.of_worker(queue), Arc::clone(counters));
-        match &self.traffic {
+        Ok(match &self.traffic {
             Traffic::Plain { peer } => Path::Plain {
                 outbound: Outbound::new(*peer, queue, steering.clone(), Arc::clone(&counters)),
                 inbound: Inbound::new(*peer, steering, self.merge, counters),
             },
-            Traffic::WireGuard { shared, control } => {
+            Traffic::WireGuard { shared, control, aead } => {
                 let (shared, control) = (Arc::clone(shared), control.clone());
                 let both = WireGuard::new(shared, control, queue, steering, self.merge, counters);
-                Path::WireGuard(Box::new(both.listening_on(own_port)))
+                let both = both.listening_on(own_port).sealing_by(aead.for_worker()?);
+                Path::WireGuard(Box::new(both))
             }
-        }
+        })
     }
 }
 
@@ -276,7 +281,7 @@ impl Engine {
         };
         let start = backend::Start {
             files,
-            path: common.path(queue, own_port, &counters),
+            path: common.path(queue, own_port, &counters).map_err(thread_error)?,
             counters,
             notices: common.notices.clone(),
             stop: Arc::clone(&self.stop),

@@ -24,6 +24,7 @@ use crate::packet::endpoint::Endpoint;
 use crate::table::Shared;
 use crate::table::allowed_ips::Prefix;
 use crate::table::event::Event;
+use crate::wire::wireguard::aead::Aead;
 use crate::wire::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wire::wireguard::limiter::Limiter;
 use crate::wire::wireguard::messages::TRANSPORT_OVERHEAD;
@@ -269,7 +270,7 @@ impl Protocol {
         };
         let Some(counter) = live.session.reserve(1) else { return };
         let mut message = [0; TRANSPORT_OVERHEAD];
-        live.session.seal(counter, &mut message);
+        live.session.seal(&Aead::Ring, counter, &mut message);
         if self.up {
             out.send(**endpoint, &message);
             state.peer.activity.sent(now_ms, false);

@@ -145,7 +145,7 @@ impl World {
             let shared = Arc::clone(to.protocol.shared());
             let Some(guard) = shared.sessions.get(index) else { return };
             let live = guard.as_ref().unwrap();
-            live.session.open(&mut datagram.to_vec()).unwrap();
+            live.session.open(&Aead::Ring, &mut datagram.to_vec()).unwrap();
             live.peer.activity.received(shared.clock.now_ms(), datagram.len() > 32);
             if !live.session.initiator && live.peer.confirm(live, &shared.sessions) {
                 let peer = Arc::clone(&live.peer);

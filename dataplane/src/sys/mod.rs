@@ -1,4 +1,5 @@
-//! One function per system call the rest of ringtun needs: the unsafe edge towards the kernel.
+//! One function per system call the rest of ringtun needs: the unsafe edge towards the kernel, and
+//! towards the one library that may be loaded.
 #![allow(unsafe_code)]
 
 pub mod clock;
@@ -7,6 +8,7 @@ pub mod epoll;
 pub mod event;
 pub mod host;
 pub mod inherited;
+pub mod ipsec_mb;
 pub mod namespace;
 pub mod process;
 pub mod steer;

@@ -23,7 +23,7 @@ use super::notices::OffloadState;
 use super::plan::Plan;
 use super::status::SocketBuffers;
 use super::uapi::{Device, DeviceStatus};
-use crate::engine::{EngineError, EngineView, TunOffloads};
+use crate::engine::{AeadLibrary, EngineError, EngineView, TunOffloads};
 use crate::protocol::config::DeviceUpdate;
 use crate::wire::wireguard::keys::PublicKey;
 use running::RunningDevice;
@@ -105,6 +105,8 @@ pub struct DeviceConfig {
     pub plan: Plan,
     /// What moves the packets.
     pub backend: ChosenBackend,
+    /// What encrypts them.
+    pub aead: AeadLibrary,
     /// Tun queues.
     pub queues: Vec<OwnedFd>,
     /// What the tun hands over.

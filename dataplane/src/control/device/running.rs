@@ -298,7 +298,11 @@ impl RunningDevice {
                     tun_offloads: config.tun_offloads,
                     sockets: bound.workers,
                     cpus: config.plan.cpus.clone(),
-                    traffic: Traffic::WireGuard { shared, control: self.control.clone() },
+                    traffic: Traffic::WireGuard {
+                        shared,
+                        control: self.control.clone(),
+                        aead: config.aead.clone(),
+                    },
                     backend: config.backend.backend,
                     udp_gso: config.plan.tuning.udp_gso,
                     tun_gro: config.plan.tuning.tun_gro,

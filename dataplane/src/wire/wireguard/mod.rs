@@ -4,6 +4,7 @@
 //! numbers are those of the WireGuard whitepaper ("WireGuard: Next Generation Kernel Network
 //! Tunnel", Donenfeld, 2020).
 
+pub mod aead;
 pub mod cookie;
 pub mod handshake;
 pub mod keys;

@@ -3,16 +3,15 @@
 //! Sealing and opening work in place, on one message at a time, from any number of workers at
 //! once; counters are reserved, and the replay window is locked, once a batch.
 //!
-//! Keys are held as ring's `LessSafeKey`, which lies inline in the session and does not wipe
-//! itself. When a session is dropped both are overwritten with a key of zeroes.
+//! Who does the work is the worker's choice (`aead`). Keys are overwritten when a session is
+//! dropped.
 
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
+use super::aead::{Aead, Key};
 use super::messages::{TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use super::replay::ReplayWindow;
 
@@ -44,8 +43,8 @@ pub struct Session {
     pub initiator: bool,
     /// When its keys were derived, on the device's clock.
     pub created_ms: u64,
-    seal_key: LessSafeKey,
-    open_key: LessSafeKey,
+    seal_key: Key,
+    open_key: Key,
     next_counter: AtomicU64,
     replay: Mutex<ReplayWindow>,
 }
@@ -68,8 +67,8 @@ impl Session {
             remote_index,
             initiator,
             created_ms,
-            seal_key: aead_key(&keys.send)?,
-            open_key: aead_key(&keys.receive)?,
+            seal_key: Key::new(&keys.send)?,
+            open_key: Key::new(&keys.receive)?,
             next_counter: AtomicU64::new(0),
             replay: Mutex::default(),
         })
@@ -98,7 +97,7 @@ impl Session {
     /// Makes `message` a transport message: its plaintext lies between the first 16 and the last
     /// 16 bytes, where header and tag are written. Shorter than 32 bytes: does nothing.
     #[inline]
-    pub fn seal(&self, counter: u64, message: &mut [u8]) {
+    pub fn seal(&self, aead: &Aead, counter: u64, message: &mut [u8]) {
         let Some((header, rest)) = message.split_first_chunk_mut::<TRANSPORT_HEADER_LEN>() else {
             return;
         };
@@ -106,11 +105,10 @@ impl Session {
         header[..4].copy_from_slice(&4u32.to_le_bytes());
         header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
         header[8..].copy_from_slice(&counter.to_le_bytes());
-        let sealed = self.seal_key.seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet);
-        match sealed {
-            Ok(tag) => tag_place.copy_from_slice(tag.as_ref()),
+        match aead.seal(&self.seal_key, counter, packet) {
+            Some(tag) => *tag_place = tag,
             // Only for more than 256 GiB; nothing readable must leave even then.
-            Err(_) => message.fill(0),
+            None => message.fill(0),
         }
     }
 
@@ -119,7 +117,7 @@ impl Session {
     /// with undefined bytes in between, if it is not authentic.
     #[inline]
     #[must_use]
-    pub fn open(&self, message: &mut [u8]) -> Option<u64> {
+    pub fn open(&self, aead: &Aead, message: &mut [u8]) -> Option<u64> {
         if message.len() < TRANSPORT_OVERHEAD {
             return None;
         }
@@ -128,8 +126,7 @@ impl Session {
         if counter >= REJECT_AFTER_MESSAGES {
             return None;
         }
-        self.open_key.open_in_place(nonce(counter), Aad::empty(), sealed).ok()?;
-        Some(counter)
+        aead.open(&self.open_key, counter, sealed).then_some(counter)
     }
 
     /// Locks the replay window for a batch.
@@ -145,33 +142,6 @@ impl Admission<'_> {
     pub fn admit(&mut self, counter: u64) -> bool {
         self.0.admit(counter)
     }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        wipe(&mut self.seal_key);
-        wipe(&mut self.open_key);
-    }
-}
-
-fn aead_key(bytes: &[u8; 32]) -> Option<LessSafeKey> {
-    UnboundKey::new(&CHACHA20_POLY1305, bytes).ok().map(LessSafeKey::new)
-}
-
-/// Overwrites a key; `black_box` keeps the compiler from dropping a store nobody reads.
-fn wipe(key: &mut LessSafeKey) {
-    if let Some(zero) = aead_key(&[0; 32]) {
-        *key = zero;
-    }
-    black_box(&*key);
-}
-
-/// Four zero bytes and the counter.
-#[inline]
-fn nonce(counter: u64) -> Nonce {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(nonce)
 }
 
 #[cfg(test)]

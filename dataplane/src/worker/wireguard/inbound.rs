@@ -126,7 +126,7 @@ impl Inbound {
             if kind(message) != Some(Kind::Transport) || receiver(message) != first {
                 break;
             }
-            match live.session.open(message).filter(|_| !expired) {
+            match live.session.open(&common.aead, message).filter(|_| !expired) {
                 Some(counter) => {
                     self.run[count] = Opened { offset, len: end - offset, counter };
                     count += 1;

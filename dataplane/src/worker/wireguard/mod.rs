@@ -26,6 +26,7 @@ use crate::table::Shared;
 use crate::table::event::Event;
 use crate::table::peer::Peer;
 use crate::table::sessions::Live;
+use crate::wire::wireguard::aead::Aead;
 use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MS};
 
 use super::steering::Steering;
@@ -53,6 +54,8 @@ struct Common {
     control: ToControl,
     counters: Arc<Counters>,
     steering: Steering,
+    /// Seals and opens for this worker alone.
+    aead: Aead,
     /// The time of this turn.
     now_ms: u64,
 }
@@ -101,7 +104,7 @@ impl WireGuard {
     ) -> Self {
         let now_ms = shared.clock.now_ms();
         let outbound = Outbound::new(queue, shared.generation.load(Ordering::Acquire));
-        let common = Common { shared, control, counters, steering, now_ms };
+        let common = Common { shared, control, counters, steering, aead: Aead::Ring, now_ms };
         Self { common, outbound, inbound: Inbound::new(merge) }
     }
 
@@ -109,6 +112,13 @@ impl WireGuard {
     #[must_use]
     pub fn listening_on(mut self, port: u16) -> Self {
         self.outbound.own_port = port;
+        self
+    }
+
+    /// Has it seal and open by `aead` instead of ring.
+    #[must_use]
+    pub fn sealing_by(mut self, aead: Aead) -> Self {
+        self.common.aead = aead;
         self
     }
 

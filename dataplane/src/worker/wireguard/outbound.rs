@@ -114,7 +114,7 @@ impl Outbound {
                 let end = TRANSPORT_HEADER_LEN + split.len_of(i);
                 split.write(i, &mut message[TRANSPORT_HEADER_LEN..end]);
                 message[end..len - TAG_LEN].fill(0);
-                live.session.seal(counter, message);
+                live.session.seal(&common.aead, counter, message);
             });
             if !fits {
                 common.counters.count_drop(DropReason::SendSlotsBusy, (count - i) as u64);
