@@ -15,7 +15,7 @@ use ringtun_tests::device::{
 };
 use ringtun_tests::place::{find_program, is_full};
 use ringtun_tests::suite::Case;
-use ringtun_tests::tap::Tap;
+use ringtun_tests::tap::{Captured, Tap};
 use ringtun_tests::tunnel::{Family, PATIENCE, PORT, Tunnel, dropped};
 
 /// As long as an answer that must not come may take.
@@ -31,6 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(with_family(named("tcp_and_udp"), outer, move || carries(outer)));
         cases.push(Case::maybe(named("ping"), move || ping(outer)));
         cases.push(with_family(named("padding_ends_at_the_mtu"), outer, move || padding(outer)));
+        let name = named("handshakes_have_a_class_of_their_own");
+        cases.push(with_family(name, outer, move || classes(outer)));
         let name = named("a_path_of_1299_bytes_carries_everything");
         cases.push(with_family(name, outer, move || narrow_path(outer)));
     }
@@ -126,6 +128,21 @@ fn padding(outer: Family) {
         for len in edges.into_iter().chain(mtu - 20..=mtu) {
             one_message(&link, &tap, (outer, len, mtu));
         }
+    }
+    link.stop();
+}
+
+/// As the kernel: AF41 for initiation and response, nothing for keepalives and data.
+fn classes(outer: Family) {
+    let link = Link::new(outer);
+    let tap = Tap::open(&link.pair.left);
+    link.assert_passes(0);
+    for (message_type, from, class) in [(1, 0, 0x88), (2, 1, 0x88), (4, 0, 0)] {
+        let is_it = |seen: &Captured| {
+            seen.from == endpoint(from, outer) && seen.payload.first() == Some(&message_type)
+        };
+        let seen = tap.next(PATIENCE, is_it).unwrap();
+        assert_eq!(seen.class, class, "message of type {message_type}");
     }
     link.stop();
 }

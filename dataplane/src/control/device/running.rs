@@ -26,6 +26,7 @@ use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PublicKey;
+use crate::wire::wireguard::messages::traffic_class;
 
 /// Between two tries to bind a port that was in use: sockets that a ring had requests on outlive
 /// their process by a moment, so a quick restart finds its own port taken.
@@ -46,7 +47,8 @@ impl Output for Wires {
         let Some(socket) = socket else {
             return debug!(to = %to.to, "no socket of this family: handshake message not sent");
         };
-        if let Err(error) = sys::datagram::send_from(socket.as_fd(), to, datagram) {
+        let class = traffic_class(datagram);
+        if let Err(error) = sys::datagram::send_from(socket.as_fd(), to, class, datagram) {
             debug!(to = %to.to, %error, "handshake message or keepalive not sent");
         }
     }
