@@ -488,3 +488,22 @@ fn change(world: &mut World, n: usize, what: u64, round: u8) {
     update.peers.push(peer);
     end.protocol.update(update, &mut end.out).unwrap();
 }
+
+#[test]
+fn a_session_that_is_over_is_not_worth_a_decryption() {
+    let mut world = World::new(3, FAIR);
+    assert_eq!(converse(&mut world, 10), [10, 10]);
+    let [sender, receiver] = &mut world.ends;
+    sender.turn(receiver.at, &mut VecDeque::new(), &[frame(0, 99)]);
+    let sealed = sender.tx.sent.pop().unwrap();
+    world.now_ms.fetch_add(180_000, Ordering::Relaxed);
+    let (mut message, len) = (sealed.clone(), sealed.len());
+    let from = sender.at;
+    let arrival = Arrival { from, len, segment_len: len, truncated: false, class: 0, source: None };
+    let received = Received { bytes: &mut message, slot: 0, offset: 0, arrival };
+    receiver.path.start_of_turn(&mut receiver.tx);
+    receiver.path.datagrams(received, &mut receiver.tx);
+    assert!(message == sealed, "it was opened");
+    assert_eq!(receiver.counters.dropped(DropReason::UnknownSession), 1);
+    assert_eq!(receiver.counters.dropped(DropReason::NotAuthentic), 0);
+}

@@ -117,6 +117,8 @@ impl Inbound {
             common.counters.count_drop(DropReason::UnknownSession, 1);
             return offset + step;
         };
+        // As drivers/net/wireguard/receive.c `decrypt_packet`: the age first, so that a session
+        // that is over costs nothing.
         let expired = common.age_ms(live) >= REJECT_AFTER_MS;
         let mut count = 0;
         let (mut bytes, mut not_authentic) = (0, 0);
@@ -126,7 +128,7 @@ impl Inbound {
             if kind(message) != Some(Kind::Transport) || receiver(message) != first {
                 break;
             }
-            match live.session.open(message).filter(|_| !expired) {
+            match if expired { None } else { live.session.open(message) } {
                 Some(counter) => {
                     self.run[count] = Opened { offset, len: end - offset, counter };
                     count += 1;
