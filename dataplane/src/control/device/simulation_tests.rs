@@ -507,3 +507,27 @@ fn a_session_that_is_over_is_not_worth_a_decryption() {
     assert_eq!(receiver.counters.dropped(DropReason::UnknownSession), 1);
     assert_eq!(receiver.counters.dropped(DropReason::NotAuthentic), 0);
 }
+
+#[test]
+fn what_finds_no_send_slot_starts_no_timer() {
+    let mut world = World::new(4, FAIR);
+    assert_eq!(converse(&mut world, 10), [10, 10]);
+    let now_ms = world.now_ms.fetch_add(50, Ordering::Relaxed) + 50;
+    let End { path, tx, protocol, counters, .. } = &mut world.ends[0];
+    let peer = Arc::clone(&protocol.shared().table.load().peers[0]);
+    peer.activity.unanswered_since_ms.store(0, Ordering::Relaxed);
+    let figures = || {
+        let activity = &peer.activity;
+        let figures = [&activity.unanswered_since_ms, &activity.sent_ms, &peer.sent_bytes];
+        figures.map(|figure| figure.load(Ordering::Relaxed))
+    };
+    let (before, free) = (figures(), std::mem::take(&mut tx.free));
+    path.start_of_turn(tx);
+    path.frame(&frame(0, 99), tx);
+    assert_eq!(counters.dropped(DropReason::SendSlotsBusy), 1);
+    assert_eq!(figures(), before);
+    tx.free = free;
+    path.frame(&frame(0, 99), tx);
+    assert_eq!(figures()[..2], [now_ms, now_ms]);
+    assert!(figures()[2] > before[2]);
+}
