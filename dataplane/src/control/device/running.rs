@@ -18,7 +18,7 @@ use crate::control::sockets::{self, Bound, SocketsError};
 use crate::control::uapi::DeviceStatus;
 use crate::engine::{Engine, EngineConfig, EngineError, Notice, ToControl, Traffic, Waker};
 use crate::packet::endpoint::Endpoint;
-use crate::protocol::config::DeviceUpdate;
+use crate::protocol::config::{DeviceUpdate, UpdateError};
 use crate::protocol::{Output, Protocol};
 use crate::sys;
 use crate::table::clock::Clock;
@@ -203,49 +203,60 @@ impl RunningDevice {
         }
     }
 
+    /// All of `update` or nothing: what may be refused comes first.
     fn set(&mut self, update: DeviceUpdate) -> Result<(), i32> {
-        if let Some(fwmark) = update.fwmark {
-            self.set_fwmark(fwmark)?;
+        self.protocol.check(&update).map_err(errno_of_update)?;
+        let fwmark = update.fwmark.unwrap_or(self.fwmark);
+        let bound = match update.listen_port {
+            Some(port) => self.bind_anew(port, fwmark)?,
+            None => None,
+        };
+        if bound.is_none() && update.fwmark.is_some() {
+            self.mark_sockets(fwmark)?;
         }
         if let Some(port) = update.listen_port {
-            self.set_port(port)?;
+            self.listen_port = port;
         }
-        self.protocol.update(update, &mut self.wires).map_err(|error| {
-            warn!("{error}");
-            libc::ENOSPC
-        })
-    }
-
-    fn set_fwmark(&mut self, fwmark: u32) -> Result<(), i32> {
-        let running = lock_running(&self.running);
-        let sockets = running.iter().flat_map(|running| &running.sockets);
-        for socket in sockets {
-            sockets::set_fwmark(socket.as_fd(), fwmark)
-                .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
-        }
-        self.fwmark = fwmark;
-        if let Some(routes) = &self.routes {
-            routes.set_mark(fwmark);
-        }
-        Ok(())
-    }
-
-    fn set_port(&mut self, port: u16) -> Result<(), i32> {
-        let bound = lock_running(&self.running)
-            .as_ref()
-            .and_then(|running| running.listen.first().map(std::net::SocketAddr::port));
-        let old = std::mem::replace(&mut self.listen_port, port);
-        // Down, it is bound when the link comes up; up but unbound, another port may be free.
-        if bound == Some(port) || !self.is_link_up() {
-            return Ok(());
-        }
-        match Bound::bind_wireguard(&self.config.plan, port, self.fwmark) {
-            Ok(bound) => self.start_engine(bound).map_err(|_| libc::EIO),
-            Err(error) => {
-                self.listen_port = old;
-                Err(errno_of(&error))
+        if let Some(fwmark) = update.fwmark {
+            self.fwmark = fwmark;
+            if let Some(routes) = &self.routes {
+                routes.set_mark(fwmark);
             }
         }
+        if let Some(bound) = bound {
+            // If not, the device ends.
+            self.start_engine(bound).map_err(|()| libc::EIO)?;
+        }
+        self.protocol.update(update, &mut self.wires).map_err(errno_of_update)
+    }
+
+    /// Sockets on another port than now, if they are needed: with the link down they are bound when
+    /// it comes up; up but unbound, another port may be free.
+    fn bind_anew(&self, port: u16, fwmark: u32) -> Result<Option<Bound>, i32> {
+        let running = lock_running(&self.running);
+        let now = running.as_ref().and_then(|running| running.listen.first());
+        if now.is_some_and(|now| now.port() == port) || !self.is_link_up() {
+            return Ok(None);
+        }
+        drop(running);
+        let bound = Bound::bind_wireguard(&self.config.plan, port, fwmark);
+        bound.map(Some).map_err(|error| errno_of(&error))
+    }
+
+    /// Marks what the present sockets send; all of them or none.
+    fn mark_sockets(&self, fwmark: u32) -> Result<(), i32> {
+        let running = lock_running(&self.running);
+        let sockets = || running.iter().flat_map(|running| &running.sockets);
+        for (place, socket) in sockets().enumerate() {
+            if let Err(error) = sockets::set_fwmark(socket.as_fd(), fwmark) {
+                for socket in sockets().take(place) {
+                    let _ = sockets::set_fwmark(socket.as_fd(), self.fwmark);
+                }
+                warn!(fwmark, %error, "the firewall mark (SO_MARK) is refused; CAP_NET_ADMIN?");
+                return Err(error.raw_os_error().unwrap_or(libc::EIO));
+            }
+        }
+        Ok(())
     }
 
     /// What happens to the device in another namespace we do not hear of: it is taken to be up.
@@ -359,6 +370,13 @@ impl RunningDevice {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn errno_of_update(error: UpdateError) -> i32 {
+    warn!("{error}");
+    match error {
+        UpdateError::TooManyPeers { .. } => libc::ENOSPC,
+    }
 }
 
 fn errno_of(error: &SocketsError) -> i32 {
