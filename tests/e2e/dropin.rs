@@ -32,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("dropin::dns_goes_to_resolvconf_and_back", dns),
         Case::maybe("dropin::what_was_set_is_saved", saved),
         Case::maybe("dropin::a_name_is_looked_up_again", looked_up_again),
+        Case::maybe("dropin::a_name_is_waited_for_at_the_start", waited_for),
+        Case::maybe("dropin::a_wait_for_a_name_ends_when_told", wait_ends),
     ]
 }
 
@@ -281,24 +283,105 @@ fn dns() {
     assert_eq!(said.replace(&format!("tun.{name}"), name), expected);
 }
 
-/// The name leads to nobody at first; when the first handshake has failed, to the peer.
-fn looked_up_again() -> Option<String> {
-    if find_program("unshare").is_none() {
-        return Some("no unshare here (apt install util-linux)".into());
-    }
-    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
-    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+fn no_unshare() -> Option<String> {
+    let there = find_program("unshare").is_some();
+    (!there).then(|| "no unshare here (apt install util-linux)".into())
+}
+
+/// What the name of the right end leads to, for [`up_by_name`]; nothing, and it is not known yet.
+fn name_leads_to(address: &str) {
+    let line = if address.is_empty() { String::new() } else { format!("{address} peer.example\n") };
+    fs::write("/run/hosts", line).unwrap();
+}
+
+/// Starts the left end with a name for the right one's endpoint, and a resolver of its own: a file,
+/// and a server that nobody is.
+fn up_by_name(pair: &Pair, ends: &Ends, retries: &str) -> Process {
     let config = ends.write(0, "Address = 10.9.0.1/24", "10.9.0.2/32");
     let text = fs::read_to_string(&config).unwrap().replace("192.0.2.2:", "peer.example:");
     fs::write(&config, text).unwrap();
-    let name = |address: &str| fs::write("/run/hosts", format!("{address} peer.example\n"));
-    name("192.0.2.77").unwrap();
+    fs::write("/run/resolv.conf", "nameserver 127.0.0.1\n").unwrap();
+    fs::write("/run/nsswitch.conf", "hosts: files dns\n").unwrap();
+    let script = "mount --bind /run/hosts /etc/hosts || exit
+        for file in resolv.conf nsswitch.conf; do
+            ! [ -e /etc/$file ] || mount --bind /run/$file /etc/$file || exit
+        done
+        exec \"$@\"";
     let mut command = Command::new("unshare");
-    let script = "mount --bind /run/hosts /etc/hosts && exec \"$@\"";
     command.args(["-m", "sh", "-c", script, "sh"]).arg(binary());
     command.args(["up", NAMES[0], "--config", &config]).env("NO_COLOR", "1");
-    let left = await_up(pair.left.spawn(command).unwrap(), 0);
-    name("192.0.2.2").unwrap();
+    if !retries.is_empty() {
+        command.env("WG_ENDPOINT_RESOLUTION_RETRIES", retries);
+    }
+    pair.left.spawn(command).unwrap()
+}
+
+fn await_words(process: &mut Process, words: &str) {
+    let begin = Instant::now();
+    while !process.stderr().contains(words) {
+        assert!(process.ended().unwrap().is_none(), "{}", process.stderr());
+        assert!(begin.elapsed() < PATIENCE, "{words:?} is not said: {}", process.stderr());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn waited_for() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    name_leads_to("");
+    let mut left = up_by_name(&pair, &ends, "");
+    await_words(&mut left, "peer.example:51820 cannot be found yet");
+    name_leads_to("192.0.2.2");
+    let left = await_up(left, 0);
+    assert!(reaches(&pair, 0, "10.9.0.2"), "{}", left.stderr());
+    stop(left);
+    stop(right);
+    None
+}
+
+fn wait_ends() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    name_leads_to("");
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut left = up_by_name(&pair, &ends, "infinity");
+        await_words(&mut left, "until it is found");
+        left.signal(signal).unwrap();
+        let status = left.wait_timeout(PATIENCE).unwrap().unwrap();
+        assert!(status.success(), "{status}: {}", left.stderr());
+        assert!(!pair.left.has_interface(NAMES[0]).unwrap());
+    }
+    for (retries, code, words) in [
+        ("0", 1, "cannot find the endpoint peer.example:51820"),
+        ("many", 2, "WG_ENDPOINT_RESOLUTION_RETRIES=\"many\""),
+    ] {
+        let mut left = up_by_name(&pair, &ends, retries);
+        let status = left.wait_timeout(PATIENCE).unwrap().unwrap();
+        assert!(status.code() == Some(code), "{status}: {}", left.stderr());
+        assert!(left.stderr().contains(words), "{}", left.stderr());
+        assert!(!pair.left.has_interface(NAMES[0]).unwrap());
+    }
+    None
+}
+
+/// The name leads to nobody at first; when the first handshake has failed, to the peer.
+fn looked_up_again() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    name_leads_to("192.0.2.77");
+    let left = await_up(up_by_name(&pair, &ends, ""), 0);
+    name_leads_to("192.0.2.2");
     let to = SocketAddr::from(([10, 9, 0, 2], 0));
     let found = probe(&pair.left, &pair.right, to, 2 * PATIENCE, &Stop::default());
     assert!(found.is_ok(), "{}", left.stderr());

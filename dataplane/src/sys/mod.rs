@@ -9,6 +9,7 @@ pub mod host;
 pub mod inherited;
 pub mod namespace;
 pub mod process;
+pub mod resolver;
 pub mod tun;
 
 use std::io;
