@@ -24,6 +24,7 @@ use crate::sys;
 use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
+use crate::table::shares::Shares;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PublicKey;
 use crate::wire::wireguard::messages::traffic_class;
@@ -119,7 +120,12 @@ impl RunningDevice {
             tell,
             running,
             wires: Wires::default(),
-            control: ToControl { events: events_in, handshakes: handshakes_in, proven: proven_in },
+            control: ToControl {
+                events: events_in,
+                handshakes: handshakes_in,
+                proven: proven_in,
+                shares: Shares::new(),
+            },
             events,
             handshakes,
             proven,

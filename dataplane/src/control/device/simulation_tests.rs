@@ -22,6 +22,7 @@ use crate::ring::receive::SEND_SLOT_LEN;
 use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
+use crate::table::shares::Shares;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PrivateKey;
 use crate::worker::path::Path;
@@ -131,7 +132,7 @@ fn end(n: u8, now_ms: &Arc<AtomicU64>) -> End {
         clock: Clock::new(move || clock.load(Ordering::Relaxed)),
     });
     let ((events, a), (handshakes, b), (proven, c)) = (bounded(64), bounded(64), bounded(64));
-    let control = ToControl { events, handshakes, proven };
+    let control = ToControl { events, handshakes, proven, shares: Shares::new() };
     let counters = Arc::new(Counters::default());
     let (steering, merge) = (Steering::new(1), MergeConfig::default());
     let path =
@@ -530,4 +531,28 @@ fn what_finds_no_send_slot_starts_no_timer() {
     path.frame(&frame(0, 99), tx);
     assert_eq!(figures()[..2], [now_ms, now_ms]);
     assert!(figures()[2] > before[2]);
+}
+
+#[test]
+fn a_source_that_proved_its_address_has_but_a_share_of_the_queue() {
+    let mut world = World::new(8, FAIR);
+    let World { now_ms, ends: [ours, theirs], .. } = &mut world;
+    let (from, to) = (ours.at, theirs.at);
+    theirs.protocol.shared().under_load.store(true, Ordering::Relaxed);
+    ours.turn(to, &mut VecDeque::new(), &[frame(0, 1)]);
+    theirs.turn(from, &mut ours.out.0.drain(..).collect(), &[]);
+    ours.turn(to, &mut theirs.out.0.drain(..).collect(), &[]);
+    now_ms.fetch_add(6_000, Ordering::Relaxed);
+    ours.turn(to, &mut VecDeque::new(), &[]);
+    let proven = ours.out.0.pop().unwrap();
+    assert_eq!(proven.len(), 148);
+    let mut before = theirs.counters.handshakes.get();
+    for round in 1..=2 {
+        theirs.turn(from, &mut (0..20).map(|_| proven.clone()).collect(), &[]);
+        let passed = theirs.counters.handshakes.get() - before;
+        assert_eq!((passed, theirs.counters.dropped(DropReason::HandshakesBusy)), (8, 12 * round));
+        before += passed;
+    }
+    let answered = theirs.out.0.iter().filter(|message| message.len() == 92).count();
+    assert_eq!(answered, 1);
 }

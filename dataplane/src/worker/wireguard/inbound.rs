@@ -297,9 +297,13 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let mut bytes = [0; HANDSHAKE_LEN_MAX];
     let Some(place) = bytes.get_mut(..message.len()) else { return };
     place.copy_from_slice(message);
-    let event = Event::Handshake(HandshakeMessage { from, len: message.len(), bytes });
+    let share = if mac2_valid { common.control.shares.take(from.to.ip()) } else { None };
+    if mac2_valid && share.is_none() {
+        return counters.count_drop(DropReason::HandshakesBusy, 1);
+    }
     let queue = if mac2_valid { &common.control.proven } else { &common.control.handshakes };
-    match queue.try_send(event) {
+    let message = HandshakeMessage { from, share, len: message.len(), bytes };
+    match queue.try_send(Event::Handshake(message)) {
         Ok(()) => counters.handshakes.add(1),
         Err(_) => counters.count_drop(DropReason::HandshakesBusy, 1),
     }
