@@ -211,6 +211,7 @@ impl Protocol {
         DeviceView {
             private_key: self.identity.as_ref().map(|identity| identity.private.clone()),
             peers,
+            refused_handshakes: self.shared.sessions.refused_count(),
         }
     }
 }

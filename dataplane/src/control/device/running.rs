@@ -9,8 +9,8 @@ use crossbeam::channel::{Receiver, Select, Sender, bounded, never};
 use tracing::{debug, info, warn};
 
 use super::{
-    BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SESSIONS_MAX, SharedRunning,
-    Tell, lock_running,
+    BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SharedRunning, Tell,
+    lock_running,
 };
 use crate::control::link_watch::lock;
 use crate::control::route_watch::RouteWatch;
@@ -19,7 +19,7 @@ use crate::control::uapi::DeviceStatus;
 use crate::engine::{Engine, EngineConfig, EngineError, Notice, ToControl, Traffic, Waker};
 use crate::packet::endpoint::Endpoint;
 use crate::protocol::config::{DeviceUpdate, UpdateError};
-use crate::protocol::{Output, Protocol};
+use crate::protocol::{INDEXES_MAX, Output, Protocol};
 use crate::sys;
 use crate::table::clock::Clock;
 use crate::table::event::Event;
@@ -102,7 +102,7 @@ impl RunningDevice {
         let (proven_in, proven) = bounded(HANDSHAKES_MAX);
         let shared = Arc::new(Shared {
             table: Arc::new(Table::default()).into(),
-            sessions: SessionTable::new(SESSIONS_MAX),
+            sessions: SessionTable::new(INDEXES_MAX),
             checker: Option::default().into(),
             under_load: false.into(),
             generation: 0.into(),
