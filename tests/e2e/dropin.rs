@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("dropin::a_tun_that_was_handed_over_carries", handed_over),
         Case::new("dropin::a_tun_that_does_not_suit_is_refused", refused),
         Case::maybe("dropin::a_default_route_brings_a_firewall", firewall),
+        Case::maybe("dropin::without_nft_the_firewall_is_by_iptables", firewall_by_iptables),
         Case::new("dropin::a_firewall_that_fails_stops_the_start", firewall_fails),
         Case::new("dropin::dns_goes_to_resolvconf_and_back", dns),
         Case::maybe("dropin::what_was_set_is_saved", saved),
@@ -242,6 +243,77 @@ fn firewall() -> Option<String> {
     stop(left);
     assert_eq!(nft(), "");
     assert_eq!(rules(), rules_before, "also those that the killed one left behind");
+    stop(right);
+    None
+}
+
+/// Hides nft from what is run behind it, wherever it is found.
+const WITHOUT_NFT: &str = "
+    for folder in $(echo $PATH | tr : ' ') /usr/sbin /sbin /usr/bin /bin; do
+        ! [ -f $folder/nft ] || mount --bind /dev/null $folder/nft || exit
+    done
+    exec \"$@\"";
+
+/// Rules of both families as iptables lists them, without counters.
+fn iptables_rules(host: &Host) -> Vec<String> {
+    let saved = ["iptables-save", "ip6tables-save"].map(|program| run(host, program, &[]));
+    let rules = saved.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("-A"));
+    rules.map(str::to_owned).collect()
+}
+
+/// Why there can be no rules by iptables here.
+fn no_iptables(host: &Host) -> Option<String> {
+    for program in ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"] {
+        if find_program(program).is_none() {
+            return Some(format!("no {program} here (apt install iptables)"));
+        }
+    }
+    let words = ["-t", "raw", "-I", "PREROUTING", "-m", "addrtype", "--src-type", "LOCAL"];
+    let mut command = Command::new("iptables");
+    command.args(words).args(["-m", "comment", "--comment", "x", "-j", "DROP"]);
+    let mut process = host.spawn(command).unwrap();
+    let status = process.wait_timeout(PATIENCE).unwrap().unwrap();
+    let said = process.stderr();
+    (!status.success()).then(|| format!("iptables does not work here: {}", said.trim()))
+}
+
+fn firewall_by_iptables() -> Option<String> {
+    let missing = no_unshare().or_else(|| no_iptables(&Host::new("tries-it").unwrap()));
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    let way = |words: &[&str]| {
+        run(&pair.right, "ip", &[&["route", "replace", "10.9.0.1/32"], words].concat());
+    };
+    let others = ["-m", "comment", "--comment", "ringtun rule for in-l2", "-j", "ACCEPT"];
+    run(&pair.left, "iptables", &[&["-t", "mangle", "-A", "PREROUTING"], &others[..]].concat());
+    let before = iptables_rules(&pair.left);
+    assert_eq!(before.len(), 1);
+    let start = || {
+        let config = ends.write(0, "Address = 10.9.0.1/24, fd09::1/64", "0.0.0.0/0, ::/0");
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", WITHOUT_NFT, "sh"]).arg(binary());
+        command.args(["up", NAMES[0], "--config", &config]).env("NO_COLOR", "1");
+        await_up(pair.left.spawn(command).unwrap(), 0)
+    };
+    let mut left = start();
+    way(&["via", "192.0.2.1", "dev", Pair::INTERFACE]);
+    assert!(!intruder_arrives(&pair), "{:?}", iptables_rules(&pair.left));
+    let during = iptables_rules(&pair.left);
+    let ours = during.iter().filter(|rule| rule.contains("\"ringtun rule for in-l\""));
+    assert_eq!((ours.count(), during.len()), (6, 7), "{during:#?}");
+    way(&["dev", NAMES[1]]);
+    assert!(reaches(&pair, 0, "10.9.0.2"), "{}", left.stderr());
+    // One that is killed leaves them behind; the next replaces them.
+    left.signal(libc::SIGKILL).unwrap();
+    left.wait_timeout(PATIENCE).unwrap().unwrap();
+    let left = start();
+    let again = iptables_rules(&pair.left);
+    assert_eq!(again.len(), 7, "{again:#?}");
+    stop(left);
+    assert_eq!(iptables_rules(&pair.left), before);
     stop(right);
     None
 }
