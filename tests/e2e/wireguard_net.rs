@@ -40,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.push(Case::new("wireguard::a_private_key_changes_and_back", private_key_changes));
     cases.push(Case::new("wireguard::a_preshared_key_changes", preshared_key_changes));
     cases.push(Case::new("wireguard::others_changes_disturb_nobody", undisturbed));
+    cases.push(Case::new("wireguard::a_link_that_is_down_for_a_moment_starts_anew", flips));
     cases.push(Case::maybe("wireguard::a_session_is_replaced_after_two_minutes", rekey));
     cases
 }
@@ -393,6 +394,37 @@ fn undisturbed() {
     });
     assert!(report.is_perfect(), "{rounds} rounds: {report:?}");
     assert!(rounds >= 50, "only {rounds} rounds of changes");
+    link.stop();
+}
+
+/// Down and up again at once, twenty times: each time the sessions are gone, as with the kernel's
+/// WireGuard, the port is the same, even one that nobody asked for, and traffic flows.
+fn flips() {
+    let link = Link::new(Family::V4);
+    let left = &link.devices[0];
+    left.set("listen_port=0\n");
+    link.assert_passes(0);
+    link.assert_passes(1);
+    let port = || {
+        let text = left.get();
+        let line = text.lines().find(|line| line.starts_with("listen_port=")).unwrap();
+        line.to_owned()
+    };
+    let first = port();
+    let handshake = || {
+        let peer = left.peer(&link.public(1));
+        (peer.figure("last_handshake_time_sec"), peer.figure("last_handshake_time_nsec"))
+    };
+    for round in 0..20 {
+        let before = handshake();
+        link.pair.left.set_down(NAMES[0]).unwrap();
+        link.pair.left.set_up(NAMES[0]).unwrap();
+        wait_until(&format!("a new session, round {round}"), || {
+            link.reaches(0, Family::V4, SILENCE) && handshake() > before
+        });
+        link.assert_passes(1);
+        assert_eq!(port(), first, "round {round}");
+    }
     link.stop();
 }
 

@@ -144,7 +144,7 @@ impl Running {
         tun: &TunDevice,
         uapi: Listener,
     ) -> Result<(Self, Snapshot), RunError> {
-        let state = DeviceState { link: tun.link().clone(), moved_away: false };
+        let state = DeviceState { link: tun.link().clone(), ..DeviceState::default() };
         let shared = SharedDevice::new(state.into());
         let setup = |what| move |error| RunError::Setup { what, error };
         let queues = tun.queue_descriptors()?;

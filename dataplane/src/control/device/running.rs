@@ -81,7 +81,12 @@ pub(super) struct RunningDevice {
     handshakes: Receiver<Event>,
     proven: Receiver<Event>,
     engine: Option<Engine>,
+    /// As it was set; 0 leaves it to the kernel.
     listen_port: u16,
+    /// What was made of that last; kept when the link goes down and up.
+    last_port: u16,
+    /// Times that the link went down, as far as they have been followed.
+    downs: u64,
     fwmark: u32,
     /// None where routes cannot be watched.
     routes: Option<RouteWatch>,
@@ -131,6 +136,8 @@ impl RunningDevice {
             proven,
             engine: None,
             listen_port: 0,
+            last_port: 0,
+            downs: 0,
             fwmark: 0,
             unbound: false,
         }
@@ -198,7 +205,7 @@ impl RunningDevice {
             Request::Get(answer) => {
                 let bound = lock_running(&self.running);
                 let port = bound.as_ref().and_then(|running| running.listen.first());
-                let listen_port = port.map_or(self.listen_port, std::net::SocketAddr::port);
+                let listen_port = port.map_or(self.last_port, std::net::SocketAddr::port);
                 let status =
                     DeviceStatus { view: self.protocol.view(), listen_port, fwmark: self.fwmark };
                 let _ = answer.send(status);
@@ -221,7 +228,7 @@ impl RunningDevice {
             self.mark_sockets(fwmark)?;
         }
         if let Some(port) = update.listen_port {
-            self.listen_port = port;
+            (self.listen_port, self.last_port) = (port, port);
         }
         if let Some(fwmark) = update.fwmark {
             self.fwmark = fwmark;
@@ -273,11 +280,21 @@ impl RunningDevice {
 
     /// The link went up or down, or has another MTU.
     fn link_changed(&mut self) {
-        let (up, mtu) = (self.is_link_up(), lock(&self.config.device).link.mtu);
+        let device = lock(&self.config.device).clone();
         let shared = self.protocol.shared();
-        shared.mtu.store(mtu, std::sync::atomic::Ordering::Relaxed);
-        if up && self.engine.is_none() {
-            match Bound::bind_wireguard(&self.config.plan, self.listen_port, self.fwmark) {
+        shared.mtu.store(device.link.mtu, std::sync::atomic::Ordering::Relaxed);
+        let went_down = std::mem::replace(&mut self.downs, device.downs) != device.downs;
+        let up = device.link.up || device.moved_away;
+        // As the kernel and wireguard-go: down, nothing is kept of sessions and sockets, even if
+        // the link is up again by now.
+        if (went_down || !up) && self.engine.is_some() {
+            self.protocol.set_up(false);
+            self.stop_engine();
+        }
+        if !up {
+            self.unbound = false;
+        } else if self.engine.is_none() {
+            match self.bind_again() {
                 Ok(bound) => {
                     self.unbound = false;
                     let _ = self.start_engine(bound);
@@ -288,11 +305,18 @@ impl RunningDevice {
                 }
                 Err(_) => {}
             }
-        } else if !up && self.engine.is_none() {
-            self.unbound = false;
-        } else if !up {
-            self.protocol.set_up(false);
-            self.stop_engine();
+        }
+    }
+
+    /// Sockets on the port of before, so that peers find us; on another one if it is taken and
+    /// nobody asked for it.
+    fn bind_again(&self) -> Result<Bound, SocketsError> {
+        let bind = |port| Bound::bind_wireguard(&self.config.plan, port, self.fwmark);
+        match bind(self.last_port) {
+            Err(SocketsError::InUse { .. }) if self.listen_port == 0 && self.last_port != 0 => {
+                bind(0)
+            }
+            bound => bound,
         }
     }
 
@@ -332,6 +356,7 @@ impl RunningDevice {
         };
         let port = bound.listen.first().map_or(0, std::net::SocketAddr::port);
         info!(port, "listening");
+        self.last_port = port;
         *lock_running(&self.running) = Some(Running {
             view: engine.view(),
             sockets,
