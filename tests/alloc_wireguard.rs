@@ -20,6 +20,7 @@ use ringtun::ring::receive::SEND_SLOT_LEN;
 use ringtun::table::clock::Clock;
 use ringtun::table::event::Event;
 use ringtun::table::sessions::SessionTable;
+use ringtun::table::shares::Shares;
 use ringtun::table::{Shared, Table};
 use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun::worker::path::Path;
@@ -92,7 +93,7 @@ impl End {
             clock: Clock::new(move || clock.load(Ordering::Relaxed)),
         });
         let ((events, a), (handshakes, b), (proven, c)) = (bounded(64), bounded(64), bounded(64));
-        let control = ToControl { events, handshakes, proven };
+        let control = ToControl { events, handshakes, proven, shares: Shares::new() };
         let counters = Arc::new(Counters::default());
         let merge = MergeConfig { tcp4: true, tcp6: true, udp: true };
         let steering = Steering::new(1);

@@ -362,7 +362,7 @@ impl Link {
     /// When the kernel refuses.
     pub fn forget_sessions(&self, n: usize) {
         self.host(n).set_down(NAMES[n]).unwrap();
-        // Up again before it has looked, it would not know that it was down.
+        // Up again before it has looked, it would still be bound as before, and no one could tell.
         wait_until("down", || self.devices[n].status().listen.is_empty());
         self.devices[n].bring_up(self.host(n));
         // Its addresses of IPv6 went with the link.

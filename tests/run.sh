@@ -41,6 +41,7 @@ tools=(
     'nft:nftables:the test behind a NAT is left out'
     'wireguard-go:wireguard-go:the tests with another WireGuard are left out'
     'nft:nftables:the test of the firewall is left out'
+    'iptables:iptables:the test of the firewall without nft is left out'
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
 )
@@ -100,12 +101,15 @@ if [ -n "$full" ]; then
     export PROPTEST_CASES=20000 RINGTUN_FULL=1
     say 'making the guest with the kernel of Debian'
     bash tests/guest/build.sh || say 'no guest: the tests with the WireGuard of the kernel are left out'
-    if [ ! -x target/full/boringtun/bin/boringtun-cli ]; then
-        say 'building boringtun-cli, once'
-        cargo install --quiet --locked boringtun-cli --root target/full/boringtun \
+    # package, program, folder
+    for other in 'boringtun-cli boringtun-cli boringtun' 'gotatun-cli gotatun gotatun'; do
+        read -r package program folder <<<"$other"
+        [ ! -x "target/full/$folder/bin/$program" ] || continue
+        say "building $program, once"
+        cargo install --quiet --locked "$package" --root "target/full/$folder" \
             --target-dir target/full/build ||
-            say 'no boringtun-cli: the tests with it are left out'
-    fi
+            say "no $program: the tests with it are left out"
+    done
 fi
 
 say 'building'

@@ -18,6 +18,8 @@ pub struct Captured {
     pub from: SocketAddr,
     /// Its outer destination.
     pub to: SocketAddr,
+    /// The traffic class byte of its outer header.
+    pub class: u8,
     /// What it carried.
     pub payload: Vec<u8>,
 }
@@ -57,7 +59,7 @@ impl Tap {
 }
 
 fn parse(packet: &[u8]) -> Option<Captured> {
-    let (source, destination, udp) = match packet.first()? >> 4 {
+    let (source, destination, class, udp) = match packet.first()? >> 4 {
         4 => {
             let header_len = usize::from(packet[0] & 0xf) * 4;
             let fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff;
@@ -67,13 +69,13 @@ fn parse(packet: &[u8]) -> Option<Captured> {
             let address = |at: usize| -> Option<IpAddr> {
                 packet.get(at..)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes))
             };
-            (address(12)?, address(16)?, packet.get(header_len..)?)
+            (address(12)?, address(16)?, packet[1], packet.get(header_len..)?)
         }
         6 if packet.get(6) == Some(&UDP) => {
             let address = |at: usize| -> Option<IpAddr> {
                 packet.get(at..)?.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).into())
             };
-            (address(8)?, address(24)?, packet.get(40..)?)
+            (address(8)?, address(24)?, packet[0] << 4 | packet[1] >> 4, packet.get(40..)?)
         }
         _ => return None,
     };
@@ -81,6 +83,7 @@ fn parse(packet: &[u8]) -> Option<Captured> {
     Some(Captured {
         from: SocketAddr::new(source, port(0)?),
         to: SocketAddr::new(destination, port(2)?),
+        class,
         payload: udp.get(UDP_HEADER_LEN..)?.to_vec(),
     })
 }

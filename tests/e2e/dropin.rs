@@ -28,10 +28,13 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("dropin::a_tun_that_was_handed_over_carries", handed_over),
         Case::new("dropin::a_tun_that_does_not_suit_is_refused", refused),
         Case::maybe("dropin::a_default_route_brings_a_firewall", firewall),
+        Case::maybe("dropin::without_nft_the_firewall_is_by_iptables", firewall_by_iptables),
         Case::new("dropin::a_firewall_that_fails_stops_the_start", firewall_fails),
         Case::new("dropin::dns_goes_to_resolvconf_and_back", dns),
         Case::maybe("dropin::what_was_set_is_saved", saved),
         Case::maybe("dropin::a_name_is_looked_up_again", looked_up_again),
+        Case::maybe("dropin::a_name_is_waited_for_at_the_start", waited_for),
+        Case::maybe("dropin::a_wait_for_a_name_ends_when_told", wait_ends),
     ]
 }
 
@@ -244,6 +247,77 @@ fn firewall() -> Option<String> {
     None
 }
 
+/// Hides nft from what is run behind it, wherever it is found.
+const WITHOUT_NFT: &str = "
+    for folder in $(echo $PATH | tr : ' ') /usr/sbin /sbin /usr/bin /bin; do
+        ! [ -f $folder/nft ] || mount --bind /dev/null $folder/nft || exit
+    done
+    exec \"$@\"";
+
+/// Rules of both families as iptables lists them, without counters.
+fn iptables_rules(host: &Host) -> Vec<String> {
+    let saved = ["iptables-save", "ip6tables-save"].map(|program| run(host, program, &[]));
+    let rules = saved.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("-A"));
+    rules.map(str::to_owned).collect()
+}
+
+/// Why there can be no rules by iptables here.
+fn no_iptables(host: &Host) -> Option<String> {
+    for program in ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"] {
+        if find_program(program).is_none() {
+            return Some(format!("no {program} here (apt install iptables)"));
+        }
+    }
+    let words = ["-t", "raw", "-I", "PREROUTING", "-m", "addrtype", "--src-type", "LOCAL"];
+    let mut command = Command::new("iptables");
+    command.args(words).args(["-m", "comment", "--comment", "x", "-j", "DROP"]);
+    let mut process = host.spawn(command).unwrap();
+    let status = process.wait_timeout(PATIENCE).unwrap().unwrap();
+    let said = process.stderr();
+    (!status.success()).then(|| format!("iptables does not work here: {}", said.trim()))
+}
+
+fn firewall_by_iptables() -> Option<String> {
+    let missing = no_unshare().or_else(|| no_iptables(&Host::new("tries-it").unwrap()));
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    let way = |words: &[&str]| {
+        run(&pair.right, "ip", &[&["route", "replace", "10.9.0.1/32"], words].concat());
+    };
+    let others = ["-m", "comment", "--comment", "ringtun rule for in-l2", "-j", "ACCEPT"];
+    run(&pair.left, "iptables", &[&["-t", "mangle", "-A", "PREROUTING"], &others[..]].concat());
+    let before = iptables_rules(&pair.left);
+    assert_eq!(before.len(), 1);
+    let start = || {
+        let config = ends.write(0, "Address = 10.9.0.1/24, fd09::1/64", "0.0.0.0/0, ::/0");
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", WITHOUT_NFT, "sh"]).arg(binary());
+        command.args(["up", NAMES[0], "--config", &config]).env("NO_COLOR", "1");
+        await_up(pair.left.spawn(command).unwrap(), 0)
+    };
+    let mut left = start();
+    way(&["via", "192.0.2.1", "dev", Pair::INTERFACE]);
+    assert!(!intruder_arrives(&pair), "{:?}", iptables_rules(&pair.left));
+    let during = iptables_rules(&pair.left);
+    let ours = during.iter().filter(|rule| rule.contains("\"ringtun rule for in-l\""));
+    assert_eq!((ours.count(), during.len()), (6, 7), "{during:#?}");
+    way(&["dev", NAMES[1]]);
+    assert!(reaches(&pair, 0, "10.9.0.2"), "{}", left.stderr());
+    // One that is killed leaves them behind; the next replaces them.
+    left.signal(libc::SIGKILL).unwrap();
+    left.wait_timeout(PATIENCE).unwrap().unwrap();
+    let left = start();
+    let again = iptables_rules(&pair.left);
+    assert_eq!(again.len(), 7, "{again:#?}");
+    stop(left);
+    assert_eq!(iptables_rules(&pair.left), before);
+    stop(right);
+    None
+}
+
 /// Makes a program that does `body` and returns a `PATH` that has it first.
 fn fake(name: &str, body: &str) -> String {
     let folder = format!("/run/fake-{name}");
@@ -281,24 +355,105 @@ fn dns() {
     assert_eq!(said.replace(&format!("tun.{name}"), name), expected);
 }
 
-/// The name leads to nobody at first; when the first handshake has failed, to the peer.
-fn looked_up_again() -> Option<String> {
-    if find_program("unshare").is_none() {
-        return Some("no unshare here (apt install util-linux)".into());
-    }
-    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
-    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+fn no_unshare() -> Option<String> {
+    let there = find_program("unshare").is_some();
+    (!there).then(|| "no unshare here (apt install util-linux)".into())
+}
+
+/// What the name of the right end leads to, for [`up_by_name`]; nothing, and it is not known yet.
+fn name_leads_to(address: &str) {
+    let line = if address.is_empty() { String::new() } else { format!("{address} peer.example\n") };
+    fs::write("/run/hosts", line).unwrap();
+}
+
+/// Starts the left end with a name for the right one's endpoint, and a resolver of its own: a file,
+/// and a server that nobody is.
+fn up_by_name(pair: &Pair, ends: &Ends, retries: &str) -> Process {
     let config = ends.write(0, "Address = 10.9.0.1/24", "10.9.0.2/32");
     let text = fs::read_to_string(&config).unwrap().replace("192.0.2.2:", "peer.example:");
     fs::write(&config, text).unwrap();
-    let name = |address: &str| fs::write("/run/hosts", format!("{address} peer.example\n"));
-    name("192.0.2.77").unwrap();
+    fs::write("/run/resolv.conf", "nameserver 127.0.0.1\n").unwrap();
+    fs::write("/run/nsswitch.conf", "hosts: files dns\n").unwrap();
+    let script = "mount --bind /run/hosts /etc/hosts || exit
+        for file in resolv.conf nsswitch.conf; do
+            ! [ -e /etc/$file ] || mount --bind /run/$file /etc/$file || exit
+        done
+        exec \"$@\"";
     let mut command = Command::new("unshare");
-    let script = "mount --bind /run/hosts /etc/hosts && exec \"$@\"";
     command.args(["-m", "sh", "-c", script, "sh"]).arg(binary());
     command.args(["up", NAMES[0], "--config", &config]).env("NO_COLOR", "1");
-    let left = await_up(pair.left.spawn(command).unwrap(), 0);
-    name("192.0.2.2").unwrap();
+    if !retries.is_empty() {
+        command.env("WG_ENDPOINT_RESOLUTION_RETRIES", retries);
+    }
+    pair.left.spawn(command).unwrap()
+}
+
+fn await_words(process: &mut Process, words: &str) {
+    let begin = Instant::now();
+    while !process.stderr().contains(words) {
+        assert!(process.ended().unwrap().is_none(), "{}", process.stderr());
+        assert!(begin.elapsed() < PATIENCE, "{words:?} is not said: {}", process.stderr());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn waited_for() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    name_leads_to("");
+    let mut left = up_by_name(&pair, &ends, "");
+    await_words(&mut left, "peer.example:51820 cannot be found yet");
+    name_leads_to("192.0.2.2");
+    let left = await_up(left, 0);
+    assert!(reaches(&pair, 0, "10.9.0.2"), "{}", left.stderr());
+    stop(left);
+    stop(right);
+    None
+}
+
+fn wait_ends() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    name_leads_to("");
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut left = up_by_name(&pair, &ends, "infinity");
+        await_words(&mut left, "until it is found");
+        left.signal(signal).unwrap();
+        let status = left.wait_timeout(PATIENCE).unwrap().unwrap();
+        assert!(status.success(), "{status}: {}", left.stderr());
+        assert!(!pair.left.has_interface(NAMES[0]).unwrap());
+    }
+    for (retries, code, words) in [
+        ("0", 1, "cannot find the endpoint peer.example:51820"),
+        ("many", 2, "WG_ENDPOINT_RESOLUTION_RETRIES=\"many\""),
+    ] {
+        let mut left = up_by_name(&pair, &ends, retries);
+        let status = left.wait_timeout(PATIENCE).unwrap().unwrap();
+        assert!(status.code() == Some(code), "{status}: {}", left.stderr());
+        assert!(left.stderr().contains(words), "{}", left.stderr());
+        assert!(!pair.left.has_interface(NAMES[0]).unwrap());
+    }
+    None
+}
+
+/// The name leads to nobody at first; when the first handshake has failed, to the peer.
+fn looked_up_again() -> Option<String> {
+    let missing = no_unshare();
+    if missing.is_some() {
+        return missing;
+    }
+    let (pair, ends) = (Pair::new().unwrap(), Ends::new());
+    let right = await_up(ends.up(&pair.right, 1, "", "10.9.0.1/32", ""), 1);
+    name_leads_to("192.0.2.77");
+    let left = await_up(up_by_name(&pair, &ends, ""), 0);
+    name_leads_to("192.0.2.2");
     let to = SocketAddr::from(([10, 9, 0, 2], 0));
     let found = probe(&pair.left, &pair.right, to, 2 * PATIENCE, &Stop::default());
     assert!(found.is_ok(), "{}", left.stderr());

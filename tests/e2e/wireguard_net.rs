@@ -15,12 +15,14 @@ use ringtun_tests::device::{
 };
 use ringtun_tests::place::{find_program, is_full};
 use ringtun_tests::suite::Case;
-use ringtun_tests::tap::Tap;
+use ringtun_tests::tap::{Captured, Tap};
 use ringtun_tests::tunnel::{Family, PATIENCE, PORT, Tunnel, dropped};
 
 /// As long as an answer that must not come may take.
 pub(crate) const SILENCE: Duration = Duration::from_millis(1_200);
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// Nothing for so long, and nothing more is under way.
+const QUIET: Duration = Duration::from_millis(200);
 /// Header and tag of a message with data.
 const OVERHEAD: usize = 32;
 
@@ -31,6 +33,8 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(with_family(named("tcp_and_udp"), outer, move || carries(outer)));
         cases.push(Case::maybe(named("ping"), move || ping(outer)));
         cases.push(with_family(named("padding_ends_at_the_mtu"), outer, move || padding(outer)));
+        let name = named("handshakes_have_a_class_of_their_own");
+        cases.push(with_family(name, outer, move || classes(outer)));
         let name = named("a_path_of_1299_bytes_carries_everything");
         cases.push(with_family(name, outer, move || narrow_path(outer)));
     }
@@ -38,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.push(Case::new("wireguard::a_private_key_changes_and_back", private_key_changes));
     cases.push(Case::new("wireguard::a_preshared_key_changes", preshared_key_changes));
     cases.push(Case::new("wireguard::others_changes_disturb_nobody", undisturbed));
+    cases.push(Case::new("wireguard::a_link_that_is_down_for_a_moment_starts_anew", flips));
     cases.push(Case::maybe("wireguard::a_session_is_replaced_after_two_minutes", rekey));
     cases
 }
@@ -116,6 +121,8 @@ fn padding(outer: Family) {
     let link = Link::new(outer);
     link.assert_passes(0);
     let tap = Tap::open(&link.pair.left);
+    // Late echoes, and what the kernel answers to those that nobody waits for any more.
+    while tap.next(QUIET, |seen| seen.payload.len() > OVERHEAD).is_some() {}
     for mtu in [1420, 1299] {
         for n in [0, 1] {
             link.host(n).set_mtu(NAMES[n], mtu).unwrap();
@@ -126,6 +133,21 @@ fn padding(outer: Family) {
         for len in edges.into_iter().chain(mtu - 20..=mtu) {
             one_message(&link, &tap, (outer, len, mtu));
         }
+    }
+    link.stop();
+}
+
+/// As the kernel: AF41 for initiation and response, nothing for keepalives and data.
+fn classes(outer: Family) {
+    let link = Link::new(outer);
+    let tap = Tap::open(&link.pair.left);
+    link.assert_passes(0);
+    for (message_type, from, class) in [(1, 0, 0x88), (2, 1, 0x88), (4, 0, 0)] {
+        let is_it = |seen: &Captured| {
+            seen.from == endpoint(from, outer) && seen.payload.first() == Some(&message_type)
+        };
+        let seen = tap.next(PATIENCE, is_it).unwrap();
+        assert_eq!(seen.class, class, "message of type {message_type}");
     }
     link.stop();
 }
@@ -376,6 +398,37 @@ fn undisturbed() {
     });
     assert!(report.is_perfect(), "{rounds} rounds: {report:?}");
     assert!(rounds >= 50, "only {rounds} rounds of changes");
+    link.stop();
+}
+
+/// Down and up again at once, twenty times: each time the sessions are gone, as with the kernel's
+/// WireGuard, the port is the same, even one that nobody asked for, and traffic flows.
+fn flips() {
+    let link = Link::new(Family::V4);
+    let left = &link.devices[0];
+    left.set("listen_port=0\n");
+    link.assert_passes(0);
+    link.assert_passes(1);
+    let port = || {
+        let text = left.get();
+        let line = text.lines().find(|line| line.starts_with("listen_port=")).unwrap();
+        line.to_owned()
+    };
+    let first = port();
+    let handshake = || {
+        let peer = left.peer(&link.public(1));
+        (peer.figure("last_handshake_time_sec"), peer.figure("last_handshake_time_nsec"))
+    };
+    for round in 0..20 {
+        let before = handshake();
+        link.pair.left.set_down(NAMES[0]).unwrap();
+        link.pair.left.set_up(NAMES[0]).unwrap();
+        wait_until(&format!("a new session, round {round}"), || {
+            link.reaches(0, Family::V4, SILENCE) && handshake() > before
+        });
+        link.assert_passes(1);
+        assert_eq!(port(), first, "round {round}");
+    }
     link.stop();
 }
 

@@ -166,13 +166,28 @@ fn wg_refusals() {
     };
     let said = refused(&["set", NAMES[0], "listen-port", "40404"]);
     assert!(said.contains("Address already in use"), "{said}");
+    // All of a request or nothing.
+    let key_file = private_file("other-key", PrivateKey::generate().unwrap().to_base64().as_str());
+    let said = refused(&[
+        "set",
+        NAMES[0],
+        "fwmark",
+        "0x99",
+        "listen-port",
+        "40404",
+        "private-key",
+        &key_file,
+    ]);
+    assert!(said.contains("Address already in use"), "{said}");
+    assert_eq!(settings(left), before);
     refused(&["set", NAMES[0], "peer", "nonsense", "remove"]);
     refused(&["set", "wg-none", "listen-port", "1"]);
     refused(&["show", "wg-none"]);
     assert_eq!(settings(left), before);
     link.assert_passes(0);
     drop(taken);
-    wg(&link, &["set", NAMES[0], "listen-port", "40404"]);
+    wg(&link, &["set", NAMES[0], "fwmark", "0x99", "listen-port", "40404"]);
+    assert!(left.get().contains("fwmark=153\n") && left.get().contains("listen_port=40404\n"));
     link.assert_passes(0);
     link.stop();
 }

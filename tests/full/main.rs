@@ -1,7 +1,7 @@
 //! The full suite's interoperation: ringtun against other WireGuards, and on an older kernel.
 //!
 //! ```text
-//! this machine   ringtun ── wg0 of wireguard-go, of boringtun, of ringtun          peers.rs
+//! this machine   ringtun ── wg0 of wireguard-go, boringtun, gotatun, ringtun         peers.rs
 //!                rekeys under traffic, all of them at once                         rekey.rs
 //!                ringtun here ── wg0 of the kernel in the guest                      outside.rs
 //! guest.rs       starts QEMU with Debian's kernel, and this binary in it:

@@ -69,7 +69,10 @@ fn another_psk(program: Program) {
         assert!(!ends.reaches(from, to, Duration::from_secs(2)), "{from:?} passes");
     }
     assert_eq!(ends.status().peers[0].last_handshake_s, None);
-    assert_eq!(ends.wg_shows("latest-handshakes"), ["0"]);
+    // To gotatun a handshake is what it has answered, whether or not the answer can be read.
+    if program != Program::Gotatun {
+        assert_eq!(ends.wg_shows("latest-handshakes"), ["0"]);
+    }
     ends.stop();
 }
 
@@ -113,10 +116,11 @@ fn keepalive(program: Program, who: Side) {
         Side::Theirs => (Knows::NOTHING, speaks),
     };
     let ends = Ends::started(program, "auto", ours, theirs);
-    // Received bytes of the other end: a keepalive is 32, and nothing to boringtun.
+    // Received bytes of the other end: a keepalive is 32, and nothing to boringtun and gotatun.
+    let uncounted = matches!(program, Program::Boringtun | Program::Gotatun);
     let heard = || -> u64 {
         match who {
-            Side::Ours if program == Program::Boringtun => {
+            Side::Ours if uncounted => {
                 let shaken = ends.wg_shows("latest-handshakes") != ["0"];
                 if shaken { ends.status().peers[0].sent_bytes } else { 0 }
             }

@@ -16,6 +16,8 @@ pub(crate) enum Program {
     WireguardGo,
     /// boringtun-cli, of crates.io.
     Boringtun,
+    /// gotatun, of crates.io's gotatun-cli.
+    Gotatun,
     /// The module of the running kernel.
     Kernel,
     /// ringtun in the form of wireguard-go.
@@ -23,16 +25,20 @@ pub(crate) enum Program {
 }
 
 /// Those that run on any machine.
-pub(crate) const HERE: [Program; 3] = [Program::WireguardGo, Program::Boringtun, Program::Ringtun];
+pub(crate) const HERE: [Program; 4] =
+    [Program::WireguardGo, Program::Boringtun, Program::Gotatun, Program::Ringtun];
 
-/// Where tests/run.sh builds boringtun-cli, or another one.
+/// Names another boringtun-cli than the one that tests/run.sh builds.
 const BORINGTUN: &str = "RINGTUN_BORINGTUN";
+/// And another gotatun.
+const GOTATUN: &str = "RINGTUN_GOTATUN";
 
 impl Program {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::WireguardGo => "wireguard_go",
             Self::Boringtun => "boringtun",
+            Self::Gotatun => "gotatun",
             Self::Kernel => "kernel",
             Self::Ringtun => "ringtun",
         }
@@ -43,6 +49,7 @@ impl Program {
         match self {
             Self::WireguardGo => "go",
             Self::Boringtun => "bt",
+            Self::Gotatun => "gt",
             Self::Kernel => "kn",
             Self::Ringtun => "rt",
         }
@@ -60,6 +67,9 @@ impl Program {
             Self::Boringtun if boringtun().is_none() => Some(format!(
                 "no boringtun-cli here (tests/run.sh --full builds it, or {BORINGTUN} names it)"
             )),
+            Self::Gotatun if gotatun().is_none() => Some(format!(
+                "no gotatun here (tests/run.sh --full builds it, or {GOTATUN} names it)"
+            )),
             _ => None,
         }
     }
@@ -69,6 +79,7 @@ impl Program {
         let program = match self {
             Self::WireguardGo => PathBuf::from("wireguard-go"),
             Self::Boringtun => boringtun().unwrap(),
+            Self::Gotatun => gotatun().unwrap(),
             Self::Ringtun => binary(),
             Self::Kernel => {
                 run(host, "ip", &["link", "add", device, "type", "wireguard"]);
@@ -77,7 +88,7 @@ impl Program {
         };
         let mut command = Command::new(program);
         command.args(["-f", device]).env("NO_COLOR", "1").env("LOG_LEVEL", "verbose");
-        if self == Self::Boringtun {
+        if matches!(self, Self::Boringtun | Self::Gotatun) {
             // It would become another user, which a user namespace of one user has not got.
             command.arg("--disable-drop-privileges");
         }
@@ -104,11 +115,21 @@ impl Program {
 }
 
 fn boringtun() -> Option<PathBuf> {
-    let built = || {
+    built(BORINGTUN, "full/boringtun/bin/boringtun-cli")
+}
+
+fn gotatun() -> Option<PathBuf> {
+    built(GOTATUN, "full/gotatun/bin/gotatun")
+}
+
+/// What `variable` names, what was built as `path` in the target folder, or what is installed.
+fn built(variable: &str, path: &str) -> Option<PathBuf> {
+    let in_target = || {
         let own = env::current_exe().ok()?;
         let target = own.ancestors().find(|folder| folder.ends_with("target"))?;
-        Some(target.join("full/boringtun/bin/boringtun-cli"))
+        Some(target.join(path))
     };
-    let path = env::var_os(BORINGTUN).map(PathBuf::from).or_else(built)?;
-    path.is_file().then_some(path).or_else(|| find_program("boringtun-cli"))
+    let found = env::var_os(variable).map(PathBuf::from).or_else(in_target)?;
+    let name = Path::new(path).file_name()?.to_str()?;
+    found.is_file().then_some(found).or_else(|| find_program(name))
 }

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use crate::control::config_file::ConfigError;
+use crate::control::find_endpoint::RetriesError;
 use crate::control::host::HostError;
 use crate::control::plan::PlanError;
 use crate::control::run::RunError;
@@ -60,7 +61,8 @@ impl From<Exit> for ExitCode {
 /// The code for an error that a command returned.
 #[must_use]
 pub fn of_error(error: &anyhow::Error) -> Exit {
-    if error.is::<PlanError>() || error.is::<ValueError>() || error.is::<ConfigError>() {
+    let usage = error.is::<PlanError>() || error.is::<ValueError>();
+    if usage || error.is::<ConfigError>() || error.is::<RetriesError>() {
         return Exit::Usage;
     }
     if is_closed_pipe(error) {

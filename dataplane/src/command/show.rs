@@ -261,6 +261,10 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
     }
     let notes = [
         (
+            status.refused_handshakes,
+            "handshakes refused, the session table is full; sessions that stand go on",
+        ),
+        (
             sum(|worker| worker.bad_checksums),
             "arrived with a wrong inner checksum, passed on as is",
         ),

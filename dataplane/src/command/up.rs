@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{ArgAction, ValueEnum};
 
 use super::exit::Exit;
+use crate::control::find_endpoint::Retries;
 use crate::control::plan::{
     self, AeadChoice, Encap, IoChoice, MTU_MAX, MTU_MIN, Options, Plan, Tuning,
 };
@@ -143,7 +144,8 @@ pub fn run(args: &Args) -> Result<Exit> {
         run::run(&Plan::new(args.options(peer), &cores)?)?;
         return Ok(Exit::Ok);
     };
-    let file = config_file::load(path)?;
+    let mut file = config_file::load(path)?;
+    file.retries = Retries::from_env()?;
     let mut plan = Plan::wireguard(args.name.clone(), &args.workers, args.io_choice(), &cores)?;
     plan.tuning = args.tuning();
     plan.mtu = args.mtu.or(file.interface.mtu).or(plan.mtu);

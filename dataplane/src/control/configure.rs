@@ -9,21 +9,27 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
+use crossbeam::channel::{after, bounded};
 use tracing::{info, warn};
 
 use super::config_file::{ConfigFile, EndpointName, Interface, Table};
 use super::device::DeviceHandle;
 use super::dns::Dns;
 use super::endpoints::{self, LOOKUP_GAP, Names};
+use super::find_endpoint::{NotFound, Retries, find};
 use super::firewall::Firewall;
 use super::host::TunDevice;
 use super::netlink::{LinkChange, Netlink};
 use super::netlink_routes::{Route, Rule, TABLE_MAIN};
-use super::run_wireguard::Configure;
+use super::run::Ended;
+use super::run_wireguard::{Configure, Ends, NotConfigured};
 use super::save_config;
 use super::tools::ToolError;
 use super::uapi::Device;
+use crate::sys::resolver::LookupError;
 use crate::table::allowed_ips::Prefix;
 
 /// The mark and table of a default route, unless the file names a mark: wg-quick's first choice.
@@ -36,12 +42,14 @@ const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigureError {
     /// An endpoint's name.
-    #[error("cannot find the endpoint {endpoint}: {error}")]
+    #[error(
+        "cannot find the endpoint {endpoint}: {error}; is the name right, and is there a resolver?"
+    )]
     Endpoint {
         /// As in the file.
         endpoint: String,
-        /// The resolver's answer.
-        error: std::io::Error,
+        /// The resolver's last answer.
+        error: LookupError,
     },
     /// A hook.
     #[error("the command `{command}` failed ({status}); the device is taken down again")]
@@ -67,7 +75,11 @@ pub enum ConfigureError {
     },
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+impl From<ConfigureError> for NotConfigured {
+    fn from(error: ConfigureError) -> Self {
+        Self::Failed(error.into())
+    }
+}
 
 /// What has been done so far; undone when dropped.
 pub struct Configured {
@@ -87,12 +99,17 @@ pub struct Configured {
 impl Configure for ConfigFile {
     type Undo = Configured;
 
-    fn configure(self, device: &DeviceHandle, tun: &TunDevice) -> Result<Configured, Error> {
+    fn configure(
+        self,
+        device: &DeviceHandle,
+        tun: &TunDevice,
+        ends: &Ends,
+    ) -> Result<Configured, NotConfigured> {
         let link = tun.link();
         let netlink = Netlink::open().map_err(host("open a netlink socket"))?;
-        let resolved =
-            |peer: &super::config_file::PeerEntry| peer.endpoint.as_ref().map(resolve).transpose();
-        let found = self.peers.iter().map(resolved).collect::<Result<Vec<_>, _>>()?;
+        let names = self.peers.iter().map(|peer| peer.endpoint.as_ref());
+        let resolved = names.map(|name| name.map(|name| resolve(name, self.retries, ends)));
+        let found = resolved.map(Option::transpose).collect::<Result<Vec<_>, _>>()?;
         let mut update = self.device_update(&found);
         let mut names = Names::default();
         for (peer, found) in self.peers.iter().zip(found) {
@@ -260,10 +277,45 @@ fn run_hooks(commands: &[String], interface: &str) -> Result<(), ConfigureError>
     Ok(())
 }
 
-fn resolve(endpoint: &EndpointName) -> Result<SocketAddr, ConfigureError> {
-    let failed = |error| ConfigureError::Endpoint { endpoint: endpoint.to_string(), error };
-    let found = endpoints::look_up(endpoint).map_err(failed)?;
-    found.first().copied().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
+/// The first address of a name, with the patience that `retries` asks for.
+fn resolve(
+    endpoint: &EndpointName,
+    retries: Retries,
+    ends: &Ends,
+) -> Result<SocketAddr, NotConfigured> {
+    let pause = |wait: Duration| ends.wait_for(&after(wait)).map(drop);
+    let found = find(endpoint, retries, |name| look_up(name, ends), pause);
+    let found = found.and_then(|found| found.first().copied().ok_or_else(|| nothing().into()));
+    found.map_err(|error| match error {
+        NotFound::Interrupted(ended) => NotConfigured::Ended(ended),
+        NotFound::Error(error) => {
+            ConfigureError::Endpoint { endpoint: endpoint.to_string(), error }.into()
+        }
+    })
+}
+
+fn nothing() -> LookupError {
+    LookupError { permanent: false, reason: "the resolver did not answer".to_owned() }
+}
+
+/// On a thread of its own, for which nobody waits when the device is to end: a resolver may take
+/// tens of seconds.
+fn look_up(
+    name: &EndpointName,
+    ends: &Ends,
+) -> Result<Result<Vec<SocketAddr>, LookupError>, Ended> {
+    if let Some(address) = name.literal() {
+        return Ok(Ok(vec![address]));
+    }
+    let (tell, told) = bounded(1);
+    let asked = name.clone();
+    let run = move || {
+        let _ = tell.send(endpoints::look_up(&asked));
+    };
+    if thread::Builder::new().name("resolver".to_owned()).spawn(run).is_err() {
+        return Ok(Err(nothing()));
+    }
+    ends.wait_for(&told).map(|answer| answer.unwrap_or_else(|| Err(nothing())))
 }
 
 fn host(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ConfigureError {

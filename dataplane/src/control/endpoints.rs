@@ -1,4 +1,4 @@
-//! Endpoint names of a file, looked up at start and again when a peer does not answer.
+//! Endpoint names of a file, looked up again when a peer does not answer.
 //!
 //! In: names by peer, and the peers whose handshakes go unanswered. Out: another endpoint for those
 //! with a name: the next of the name's addresses, of either family, so that one that cannot be
@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::config_file::EndpointName;
 use super::uapi::Device;
 use crate::protocol::config::{DeviceUpdate, PeerUpdate};
+use crate::sys::resolver::{self, LookupError};
 use crate::wire::wireguard::keys::PublicKey;
 
 /// Between two look-ups of one name.
@@ -28,12 +29,11 @@ pub const LOOKUP_GAP: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The resolver's answer.
-pub fn look_up(name: &EndpointName) -> io::Result<Vec<SocketAddr>> {
-    if let Some(address) = name.literal() {
-        return Ok(vec![address]);
+pub fn look_up(name: &EndpointName) -> Result<Vec<SocketAddr>, LookupError> {
+    match name.literal() {
+        Some(address) => Ok(vec![address]),
+        None => resolver::look_up(&name.host, name.port),
     }
-    let found: Vec<SocketAddr> = (name.host.as_str(), name.port).to_socket_addrs()?.collect();
-    if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
 }
 
 /// The names of peers, and what they were last taken for.
@@ -63,7 +63,7 @@ impl Names {
         mut self,
         unanswered: Receiver<PublicKey>,
         device: impl Device + 'static,
-        look_up: impl Fn(&EndpointName) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+        look_up: impl Fn(&EndpointName) -> Result<Vec<SocketAddr>, LookupError> + Send + 'static,
         gap: Duration,
     ) -> io::Result<()> {
         if self.0.is_empty() {
@@ -82,7 +82,7 @@ impl Names {
         &mut self,
         peer: &PublicKey,
         device: &impl Device,
-        look_up: &impl Fn(&EndpointName) -> io::Result<Vec<SocketAddr>>,
+        look_up: &impl Fn(&EndpointName) -> Result<Vec<SocketAddr>, LookupError>,
         gap: Duration,
     ) {
         let Some(known) = self.0.get_mut(peer) else { return };
@@ -186,7 +186,7 @@ mod tests {
         let (set, was_set) = unbounded();
         let look_up = move |_: &EndpointName| {
             asked.send(()).unwrap();
-            Err(io::ErrorKind::NotFound.into())
+            Err(LookupError { permanent: true, reason: "unknown".to_owned() })
         };
         names(&keys).follow(unanswered, Fake(set), look_up, Duration::from_secs(3600)).unwrap();
         for _ in 0..4 {

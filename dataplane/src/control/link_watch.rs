@@ -3,6 +3,9 @@
 //! In: rtnetlink notifications about links and about forwarding. Out: the shared [`DeviceState`]
 //! kept true, `gso_max_size` kept matched to the MTU, and one message when the device is deleted.
 //!
+//! A link may be down and up again before anybody can look at it: that it was down is taken from
+//! the notifications, each of which tells the flags of its moment.
+//!
 //! Deleted means a link-deleted notification *and* a queue that answers EBADFD: a device that moves
 //! to another namespace is announced as deleted too, while its queues go on working.
 
@@ -28,6 +31,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWNETCONF: u16 = 80;
 const HEADER_LEN: usize = 16;
+const IFF_UP: u32 = libc::IFF_UP.cast_unsigned();
 
 /// What is known about the device now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct DeviceState {
     pub link: Link,
     /// It was moved to another network namespace, where we cannot follow it.
     pub moved_away: bool,
+    /// How often it was brought down, even if it is up again by now.
+    pub downs: u64,
 }
 
 /// The state that the watch keeps and `status` reads.
@@ -68,7 +74,17 @@ impl LinkWatch {
         let (tell, deleted) = bounded(1);
         let (tell_change, changed) = bounded(1);
         let index = lock(&device).link.index;
-        let watch = Watch { device, queue, gso_size, encap, index, netlink, tell, tell_change };
+        let watch = Watch {
+            device,
+            queue,
+            gso_size,
+            encap,
+            index,
+            netlink,
+            tell,
+            tell_change,
+            said_up: false,
+        };
         let thread = thread::Builder::new()
             .name("link-watch".to_owned())
             .spawn(move || watch.run(&notifications, &stopped))?;
@@ -123,20 +139,27 @@ struct Watch {
     netlink: Netlink,
     tell: Sender<DeviceDeleted>,
     tell_change: Sender<()>,
+    /// What the last notification said, not what the link is by now.
+    said_up: bool,
 }
 
 /// What a notification means to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    LinkChanged,
+    LinkChanged {
+        up: bool,
+    },
     LinkDeleted,
     ForwardingChanged,
+    /// Notifications were lost.
+    Unknown,
 }
 
 impl Watch {
     fn run(mut self, notifications: &Socket, stopped: &PipeReader) {
         // The device may have changed between set-up and the subscription.
-        self.refresh();
+        self.refresh(false);
+        self.said_up = lock(&self.device).link.up;
         loop {
             match sys::poll_readable(&[stopped.as_fd(), notifications.as_fd()], None).as_deref() {
                 Ok([true, ..]) => return,
@@ -149,12 +172,20 @@ impl Watch {
             }
             let changes = match notifications.recv_from_full() {
                 Ok((bytes, _)) => read_changes(&bytes, self.index),
-                // Notifications were lost: look at everything.
-                Err(_) => vec![Change::LinkChanged, Change::LinkDeleted, Change::ForwardingChanged],
+                // Lost: look at everything.
+                Err(_) => vec![Change::Unknown, Change::LinkDeleted],
             };
             for change in changes {
                 match change {
-                    Change::LinkChanged | Change::ForwardingChanged => self.refresh(),
+                    Change::LinkChanged { up } => {
+                        let went_down = std::mem::replace(&mut self.said_up, up) && !up;
+                        self.refresh(went_down);
+                    }
+                    Change::ForwardingChanged => self.refresh(false),
+                    Change::Unknown => {
+                        self.refresh(false);
+                        self.said_up = lock(&self.device).link.up;
+                    }
                     Change::LinkDeleted if host::is_deleted(self.queue.as_fd()) => {
                         let _ = self.tell.send(DeviceDeleted);
                         return;
@@ -165,8 +196,9 @@ impl Watch {
         }
     }
 
-    /// Brings the shared state and `gso_max_size` up to date.
-    fn refresh(&mut self) {
+    /// Brings the shared state and `gso_max_size` up to date; `went_down` if the link was brought
+    /// down meanwhile, whatever it is now.
+    fn refresh(&mut self, went_down: bool) {
         let Ok(Some(mut link)) = self.netlink.link_by_index(self.index) else { return };
         let ours = sys::tun_interface(self.queue.as_fd()).is_ok_and(|(name, _)| name == link.name);
         if !ours {
@@ -183,7 +215,9 @@ impl Watch {
         if before.link.mtu != link.mtu {
             info!(name = link.name, was = before.link.mtu, now = link.mtu, "the MTU was changed");
         }
-        if before.link.up && !link.up {
+        if went_down && link.up {
+            info!(name = link.name, "the device was brought down and up again");
+        } else if before.link.up && !link.up {
             warn!(name = link.name, "the device was brought down: no traffic until it is up again");
         }
         let wanted = gso_size::gso_max_size(
@@ -202,7 +236,8 @@ impl Watch {
                 Err(error) => warn!(name = link.name, wanted, %error, "gso_max_size not changed"),
             }
         }
-        *lock(&self.device) = DeviceState { link, moved_away: false };
+        let downs = before.downs + u64::from(went_down);
+        *lock(&self.device) = DeviceState { link, moved_away: false, downs };
         // One that has not been taken yet says the same.
         let _ = self.tell_change.try_send(());
     }
@@ -228,15 +263,20 @@ impl Watch {
 fn read_changes(mut bytes: &[u8], index: u32) -> Vec<Change> {
     let mut changes = Vec::new();
     while let Some((len, kind, body)) = split_message(bytes) {
-        // struct ifinfomsg: family, padding, type (2), index (4).
-        let about = body.get(4..8).map(|raw| u32::from_ne_bytes([raw[0], raw[1], raw[2], raw[3]]));
+        // struct ifinfomsg: family, padding, type (2), index (4), flags (4).
+        let number =
+            |at: usize| body.get(at..)?.first_chunk().map(|raw: &[u8; 4]| u32::from_ne_bytes(*raw));
+        let about = number(4);
         let change = match kind {
-            RTM_NEWLINK if about == Some(index) => Some(Change::LinkChanged),
+            RTM_NEWLINK if about == Some(index) => {
+                let up = number(8).is_some_and(|flags| flags & IFF_UP != 0);
+                Some(Change::LinkChanged { up })
+            }
             RTM_DELLINK if about == Some(index) => Some(Change::LinkDeleted),
             RTM_NEWNETCONF => Some(Change::ForwardingChanged),
             _ => None,
         };
-        changes.extend(change.filter(|change| !changes.contains(change)));
+        changes.extend(change.filter(|change| changes.last() != Some(change)));
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     changes
@@ -262,9 +302,20 @@ mod tests {
         bytes
     }
 
+    fn link(index: u32, up: bool) -> Vec<u8> {
+        let mut bytes = message(RTM_NEWLINK, index);
+        // IFF_BROADCAST is set either way.
+        bytes[24..28].copy_from_slice(&(2 | u32::from(up)).to_ne_bytes());
+        bytes
+    }
+
+    const UP: Change = Change::LinkChanged { up: true };
+    const DOWN: Change = Change::LinkChanged { up: false };
+
     #[test]
     fn only_our_link_counts() {
-        assert_eq!(read_changes(&message(RTM_NEWLINK, 7), 7), [Change::LinkChanged]);
+        assert_eq!(read_changes(&link(7, true), 7), [UP]);
+        assert_eq!(read_changes(&link(7, false), 7), [DOWN]);
         assert_eq!(read_changes(&message(RTM_DELLINK, 7), 7), [Change::LinkDeleted]);
         assert_eq!(read_changes(&message(RTM_NEWLINK, 8), 7), []);
         assert_eq!(read_changes(&message(RTM_NEWNETCONF, 1), 7), [Change::ForwardingChanged]);
@@ -272,8 +323,10 @@ mod tests {
 
     #[test]
     fn several_messages_in_one_datagram() {
-        let both = [message(RTM_NEWLINK, 7), message(RTM_DELLINK, 7), message(RTM_NEWLINK, 7)];
-        assert_eq!(read_changes(&both.concat(), 7), [Change::LinkChanged, Change::LinkDeleted]);
+        let flips = [false, true, true, false, false, true].map(|up| link(7, up));
+        assert_eq!(read_changes(&flips.concat(), 7), [DOWN, UP, DOWN, UP]);
+        let both = [link(7, true), message(RTM_DELLINK, 7), message(RTM_DELLINK, 7)];
+        assert_eq!(read_changes(&both.concat(), 7), [UP, Change::LinkDeleted]);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! ├─ device              its thread: the protocol, its sockets, its workers
 //! ├─ uapi                the socket that `wg` speaks to
 //! ├─ config_file, configure (netlink_routes)   a wg-quick file carried out and undone
+//! │  ├─ find_endpoint    looks names up at the start, with patience
 //! │  ├─ endpoints        looks names up again when peers do not answer
 //! │  ├─ save_config      writes the file anew at the end
 //! │  └─ firewall, dns (tools)   what only programs of the host can do
@@ -32,6 +33,7 @@ pub mod configure;
 pub mod device;
 pub mod dns;
 pub mod endpoints;
+pub mod find_endpoint;
 pub mod firewall;
 pub mod gso_size;
 pub mod host;

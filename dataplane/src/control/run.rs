@@ -114,7 +114,7 @@ fn start(
 ) -> Result<Running, RunError> {
     let shared: SharedDevice = SharedDevice::default();
     *super::link_watch::lock(&shared) =
-        DeviceState { link: device.link().clone(), moved_away: false };
+        DeviceState { link: device.link().clone(), ..DeviceState::default() };
     let mut queues = device.queue_descriptors()?;
     let watched = queues[0]
         .try_clone()

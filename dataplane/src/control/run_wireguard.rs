@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam::channel::select;
+use crossbeam::channel::{Receiver, select};
 use tracing::info;
 
 use super::aead::{self, ChosenAead};
@@ -16,7 +16,7 @@ use super::backend::{self, ChosenBackend};
 use super::device::{DeviceConfig, DeviceHandle, DeviceThread};
 use super::host::{self, TunDevice};
 use super::inherited_tun::InheritedTun;
-use super::link_watch::{DeviceState, LinkWatch, SharedDevice};
+use super::link_watch::{DeviceDeleted, DeviceState, LinkWatch, SharedDevice};
 use super::netlink::Netlink;
 use super::notices::OffloadState;
 use super::notify::notify;
@@ -33,7 +33,7 @@ use super::uapi::server::Server;
 pub trait Configure {
     /// Undoes the configuration when dropped.
     type Undo;
-    /// Does it.
+    /// Does it; `ends` says when to stop waiting for something.
     ///
     /// # Errors
     /// The start is given up.
@@ -41,7 +41,38 @@ pub trait Configure {
         self,
         device: &DeviceHandle,
         tun: &TunDevice,
-    ) -> Result<Self::Undo, Box<dyn std::error::Error + Send + Sync>>;
+        ends: &Ends,
+    ) -> Result<Self::Undo, NotConfigured>;
+}
+
+/// Why a device is not configured.
+pub enum NotConfigured {
+    /// Somebody wanted an end before it was done.
+    Ended(Ended),
+    /// It could not be done.
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What ends a device in good order.
+pub struct Ends {
+    signals: Receiver<i32>,
+    deleted: Receiver<DeviceDeleted>,
+    socket_removed: Receiver<()>,
+}
+
+impl Ends {
+    /// Waits for a word on `channel`, or its end (`None`).
+    ///
+    /// # Errors
+    /// The device is to end.
+    pub fn wait_for<T>(&self, channel: &Receiver<T>) -> Result<Option<T>, Ended> {
+        select! {
+            recv(channel) -> word => Ok(word.ok()),
+            recv(self.signals) -> signal => Err(Ended::Signal(signal.unwrap_or(0))),
+            recv(self.deleted) -> _ => Err(Ended::DeviceDeleted),
+            recv(self.socket_removed) -> _ => Err(Ended::SocketDeleted),
+        }
+    }
 }
 
 /// Leaves the configuration to others.
@@ -50,11 +81,7 @@ pub struct ByOthers;
 impl Configure for ByOthers {
     type Undo = ();
 
-    fn configure(
-        self,
-        _: &DeviceHandle,
-        _: &TunDevice,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn configure(self, _: &DeviceHandle, _: &TunDevice, _: &Ends) -> Result<(), NotConfigured> {
         Ok(())
     }
 }
@@ -87,14 +114,18 @@ pub fn run(
 
     let started = Running::start(plan, &chosen, &device, uapi);
     let result = started.and_then(|(running, mut snapshot)| {
-        let undo = configure.configure(&running.device.handle(), &device);
-        let undo = undo.map_err(RunError::Configure)?;
+        let ends = running.ends(&signals);
+        let undo = match configure.configure(&running.device.handle(), &device, &ends) {
+            Ok(undo) => undo,
+            Err(NotConfigured::Ended(ended)) => return Ok(announce_end(ended, &device)),
+            Err(NotConfigured::Failed(error)) => return Err(RunError::Configure(error)),
+        };
         // Who sees it answer finds it configured.
         control.serve(move || snapshot.status())?;
         announce(plan, &chosen);
         notify("READY=1");
         ready();
-        let ended = running.wait(&signals, &device);
+        let ended = running.wait(&ends, &device);
         drop(undo);
         ended
     });
@@ -124,7 +155,7 @@ impl Running {
         tun: &TunDevice,
         uapi: Listener,
     ) -> Result<(Self, Snapshot), RunError> {
-        let state = DeviceState { link: tun.link().clone(), moved_away: false };
+        let state = DeviceState { link: tun.link().clone(), ..DeviceState::default() };
         let shared = SharedDevice::new(state.into());
         let setup = |what| move |error| RunError::Setup { what, error };
         let queues = tun.queue_descriptors()?;
@@ -168,28 +199,32 @@ impl Running {
         Ok((Self { uapi, device, watch }, snapshot))
     }
 
-    fn wait(&self, signals: &SignalThread, tun: &TunDevice) -> Result<Ended, RunError> {
-        let name = &tun.link().name;
-        let ended = select! {
-            recv(signals.received()) -> signal => Ok(Ended::Signal(signal.unwrap_or(0))),
-            recv(self.watch.deleted()) -> _ => Ok(Ended::DeviceDeleted),
-            recv(self.uapi.removed()) -> _ => Ok(Ended::SocketDeleted),
-            recv(self.device.failed()) -> failure => match failure {
-                _ if tun.is_deleted() => Ok(Ended::DeviceDeleted),
-                Ok(error) => Err(RunError::Engine(error)),
-                Err(_) => Err(super::run::workers_ended()),
-            },
-        };
-        match &ended {
-            Ok(Ended::Signal(signal)) => info!(name, signal, "stopping"),
-            Ok(Ended::DeviceDeleted) => info!(name, "the device was deleted, stopping"),
-            Ok(Ended::SocketDeleted) => {
-                info!(name, "the configuration socket was deleted, stopping");
-            }
-            Err(_) => {}
+    fn ends(&self, signals: &SignalThread) -> Ends {
+        Ends {
+            signals: signals.received().clone(),
+            deleted: self.watch.deleted(),
+            socket_removed: self.uapi.removed(),
         }
-        ended
     }
+
+    fn wait(&self, ends: &Ends, tun: &TunDevice) -> Result<Ended, RunError> {
+        match ends.wait_for(&self.device.failed()) {
+            Err(ended) => Ok(announce_end(ended, tun)),
+            Ok(_) if tun.is_deleted() => Ok(announce_end(Ended::DeviceDeleted, tun)),
+            Ok(Some(error)) => Err(RunError::Engine(error)),
+            Ok(None) => Err(super::run::workers_ended()),
+        }
+    }
+}
+
+fn announce_end(ended: Ended, tun: &TunDevice) -> Ended {
+    let name = &tun.link().name;
+    match ended {
+        Ended::Signal(signal) => info!(name, signal, "stopping"),
+        Ended::DeviceDeleted => info!(name, "the device was deleted, stopping"),
+        Ended::SocketDeleted => info!(name, "the configuration socket was deleted, stopping"),
+    }
+    ended
 }
 
 fn announce(plan: &Plan, Chosen { backend, aead }: &Chosen) {

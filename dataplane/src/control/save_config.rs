@@ -166,7 +166,7 @@ mod tests {
             ..Interface::default()
         };
         let private_key = Some(PrivateKey::from_bytes([72; 32]));
-        let view = DeviceView { private_key, peers: vec![peer(1), peer(2)] };
+        let view = DeviceView { private_key, peers: vec![peer(1), peer(2)], refused_handshakes: 0 };
         let status = DeviceStatus { view, listen_port: 51820, fwmark: 0xca6c };
         let folder = std::env::temp_dir().join(format!("ringtun-save-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();

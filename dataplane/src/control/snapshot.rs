@@ -74,7 +74,7 @@ impl Snapshot {
     pub fn status(&mut self) -> Status {
         let device = lock(&self.device).clone();
         // Before the lock, which the device's thread takes to answer.
-        let peers = self.peers();
+        let (peers, refused_handshakes) = self.peers();
         let running = Arc::clone(&self.workers.running);
         let running = lock_running(&running);
         let running = running.as_ref();
@@ -110,6 +110,7 @@ impl Snapshot {
             socket_buffers: running.map(|running| running.buffers.clone()).unwrap_or_default(),
             workers: running.map_or_else(Vec::new, |running| self.workers(&running.view)),
             peers,
+            refused_handshakes,
             kernel_drops: KernelDrops {
                 tun_queue_full: self.tun_queue_drops(device.link.index, device.moved_away),
                 socket_buffer_full: running.map_or(0, |running| socket_drops(&running.sockets)),
@@ -120,10 +121,11 @@ impl Snapshot {
         }
     }
 
-    fn peers(&self) -> Vec<status::Peer> {
+    /// The peers, and the handshakes that were refused.
+    fn peers(&self) -> (Vec<status::Peer>, u64) {
         let status = self.workers.device.as_ref().and_then(|device| device.get().ok());
-        let peers = status.map(|status| status.view.peers).unwrap_or_default();
-        peers.iter().map(read_peer).collect()
+        let Some(status) = status else { return (Vec::new(), 0) };
+        (status.view.peers.iter().map(read_peer).collect(), status.view.refused_handshakes)
     }
 
     fn workers(&self, view: &EngineView) -> Vec<Worker> {

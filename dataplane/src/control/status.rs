@@ -48,6 +48,8 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// WireGuard's peers, in the order they were added.
     pub peers: Vec<Peer>,
+    /// WireGuard handshakes, of either end, that found the session table full.
+    pub refused_handshakes: u64,
     /// Packets that the kernel dropped before or after us.
     pub kernel_drops: KernelDrops,
     /// CPU time of this process so far (all threads), in microseconds.

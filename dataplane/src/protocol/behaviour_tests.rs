@@ -329,3 +329,42 @@ proptest! {
         prop_assert_eq!(views.iter().map(|peer| peer.allowed_ips.len()).sum::<usize>(), list.len());
     }
 }
+
+#[test]
+fn a_full_session_table_refuses_handshakes_and_keeps_sessions() {
+    let mut world = World::new([7, 7]);
+    world.want_session(0);
+    assert_eq!(world.exchange(), HANDSHAKE);
+    let standing = [0, 1].map(|n| world.session(n).unwrap());
+    let table = |world: &World, n: usize| Arc::clone(world.ends[n].protocol.shared());
+    let mut taken = [0, 1].map(|n| {
+        let shared = table(&world, n);
+        std::iter::from_fn(|| shared.sessions.reserve()).collect::<Vec<_>>()
+    });
+    let refused = |world: &World| [0, 1].map(|n| table(world, n).sessions.refused_count() - 1);
+    let mut free_one = |world: &World, n: usize| {
+        table(world, n).sessions.remove(taken[n].pop().unwrap());
+    };
+    assert_eq!(refused(&world), [0, 0]);
+    // As initiator: counted, and asked for no more than every five seconds.
+    world.pass(6_000);
+    (0..10).for_each(|_| world.want_session(0));
+    assert_eq!((world.lose_all(), refused(&world)), (0, [1, 0]));
+    // One more was asked for to know that the table is full.
+    assert_eq!(world.ends[0].protocol.view().refused_handshakes, 2);
+    assert!(!world.peer(0).session_wanted.load(Ordering::Relaxed), "the next packet asks again");
+    // As responder: the initiation is not answered.
+    free_one(&world, 0);
+    world.pass(6_000);
+    world.want_session(0);
+    assert_eq!((world.exchange(), refused(&world)), (vec![INITIATION_LEN], [1, 1]));
+    // What stands, stands.
+    for (n, standing) in (0..).zip(&standing) {
+        assert!(world.session(n).unwrap().ptr_eq(standing) && standing.strong_count() > 0);
+    }
+    // And with one place more the same handshake goes on.
+    free_one(&world, 1);
+    world.pass(5_400);
+    assert_eq!(world.exchange(), HANDSHAKE);
+    assert!(!world.session(0).unwrap().ptr_eq(&standing[0]));
+}

@@ -84,6 +84,8 @@ pub struct DeviceView {
     pub private_key: Option<PrivateKey>,
     /// Its peers, in the order they were added.
     pub peers: Vec<PeerView>,
+    /// Handshakes, of either end, that found the session table full.
+    pub refused_handshakes: u64,
 }
 
 /// A peer as it is.

@@ -68,7 +68,11 @@ impl Protocol {
         if !self.up {
             return false;
         }
-        let Some(index) = self.shared.sessions.reserve() else { return false };
+        let Some(index) = self.shared.sessions.reserve() else {
+            // Not with every packet that asks.
+            state.initiated_ms = now_ms;
+            return false;
+        };
         // The peer takes only what is later than the last: a clock that was set back must not
         // keep us out until it has caught up.
         let timestamp = Timestamp::from_unix(now).max(state.stamped.next());

@@ -41,6 +41,10 @@ const LOAD_PART: usize = 8;
 /// 10,000 peers may be due at once.
 const LOOKS_MAX: usize = 64;
 
+/// Indexes that all peers together need at most: each may have a session, the one before, one that
+/// is not confirmed yet, and a handshake under way. A session table of this size refuses nobody.
+pub const INDEXES_MAX: usize = 4 * update::PEERS_MAX;
+
 /// What the state machine wants done.
 pub trait Output {
     /// Send `datagram` to the peer at `to`. Never more than a handshake message or a keepalive.

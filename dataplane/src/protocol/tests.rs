@@ -155,7 +155,7 @@ impl World {
         }
         let mut bytes = [0; 148];
         bytes[..datagram.len()].copy_from_slice(datagram);
-        let message = HandshakeMessage { from, len: datagram.len(), bytes };
+        let message = HandshakeMessage { from, share: None, len: datagram.len(), bytes };
         to.protocol.event(Event::Handshake(message), &mut to.sent);
     }
 

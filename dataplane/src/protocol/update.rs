@@ -1,5 +1,6 @@
 //! How changes to a device are carried out, and what can be read of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -24,12 +25,13 @@ impl Protocol {
     /// more.
     ///
     /// # Errors
-    /// The first entry that cannot be applied; entries before it are applied.
+    /// As [`check`](Self::check): nothing is applied.
     pub fn update(
         &mut self,
         update: DeviceUpdate,
         out: &mut impl Output,
     ) -> Result<(), UpdateError> {
+        self.check(&update)?;
         if let Some(private_key) = update.private_key {
             self.set_private_key(private_key, out);
         }
@@ -39,18 +41,11 @@ impl Protocol {
             table_changed = removed;
             self.peers.keys().iter().for_each(|key| self.remove_peer(key));
         }
-        let mut result = Ok(());
         let mut changed = Vec::new();
         for peer in update.peers {
             let key = peer.public_key;
             removed |= peer.remove && self.peers.get(&key).is_some();
-            match self.update_peer(peer) {
-                Ok(changes) => table_changed |= changes,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
+            table_changed |= self.update_peer(peer);
             changed.push(key);
         }
         if table_changed {
@@ -63,7 +58,44 @@ impl Protocol {
         // What a changed peer may want at once, a keepalive, is found out by the next polls.
         let now_ms = self.shared.clock.now_ms();
         changed.iter().for_each(|key| self.peers.schedule(key, Some(now_ms)));
-        result
+        Ok(())
+    }
+
+    /// Whether `update` can be applied.
+    ///
+    /// # Errors
+    /// It would make too many peers.
+    pub fn check(&self, update: &DeviceUpdate) -> Result<(), UpdateError> {
+        if self.fits(update, PEERS_MAX) {
+            Ok(())
+        } else {
+            Err(UpdateError::TooManyPeers { max: PEERS_MAX })
+        }
+    }
+
+    /// Whether there are never more than `max` peers while `update` is applied.
+    fn fits(&self, update: &DeviceUpdate, max: usize) -> bool {
+        let kept = if update.replace_peers { 0 } else { self.peers.len() };
+        if kept + update.peers.len() <= max {
+            return true;
+        }
+        // Near the bound it is played through, entry by entry.
+        let mut keys: HashSet<PublicKey> =
+            if kept == 0 { HashSet::new() } else { self.peers.keys().into_iter().collect() };
+        let own = match &update.private_key {
+            Some(new) => new.as_ref().map(PrivateKey::public),
+            None => self.identity.as_ref().map(|identity| identity.public),
+        };
+        own.map(|own| keys.remove(&own));
+        update.peers.iter().all(|peer| {
+            let key = peer.public_key;
+            if peer.remove {
+                keys.remove(&key);
+            } else if own != Some(key) && !peer.update_only {
+                keys.insert(key);
+            }
+            keys.len() <= max
+        })
     }
 
     fn set_private_key(&mut self, private_key: Option<PrivateKey>, out: &mut impl Output) {
@@ -90,19 +122,16 @@ impl Protocol {
     }
 
     /// Applies changes to one peer; true if the table has to be published.
-    fn update_peer(&mut self, update: PeerUpdate) -> Result<bool, UpdateError> {
+    fn update_peer(&mut self, update: PeerUpdate) -> bool {
         let key = update.public_key;
         let exists = self.peers.get(&key).is_some();
         let is_self = self.identity.as_ref().is_some_and(|identity| identity.public == key);
         if update.remove {
             self.remove_peer(&key);
-            return Ok(exists);
+            return exists;
         }
         if is_self || (update.update_only && !exists) {
-            return Ok(false);
-        }
-        if !exists && self.peers.len() >= PEERS_MAX {
-            return Err(UpdateError::TooManyPeers { max: PEERS_MAX });
+            return false;
         }
         let state = self.peers.get_or_add(key);
         if let Some(psk) = update.preshared_key {
@@ -124,7 +153,7 @@ impl Protocol {
         for allowed in update.allowed_ips {
             changed |= self.change_allowed_ip(key, allowed);
         }
-        Ok(changed)
+        changed
     }
 
     fn change_allowed_ip(&mut self, key: PublicKey, update: AllowedIpUpdate) -> bool {
@@ -182,6 +211,7 @@ impl Protocol {
         DeviceView {
             private_key: self.identity.as_ref().map(|identity| identity.private.clone()),
             peers,
+            refused_handshakes: self.shared.sessions.refused_count(),
         }
     }
 }
@@ -197,5 +227,39 @@ fn view_of(state: &PeerState) -> PeerView {
         received_bytes: peer.received_bytes.load(Ordering::Relaxed),
         sent_bytes: peer.sent_bytes.load(Ordering::Relaxed),
         allowed_ips: state.allowed_ips.iter().copied().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::World;
+    use super::*;
+
+    fn keys(numbers: &[u8]) -> Vec<PeerUpdate> {
+        let key = |n: &u8| PrivateKey::from_bytes([*n; 32]).public();
+        numbers.iter().map(|n| PeerUpdate::new(key(n))).collect()
+    }
+
+    #[test]
+    fn what_would_be_too_many_peers_is_known_before_anything_is_done() {
+        // One peer is there, with the key of 2; our own is that of 1.
+        let protocol = &World::new([7, 7]).ends[0].protocol;
+        let fits = |update: DeviceUpdate| protocol.fits(&update, 2);
+        let adding = |numbers: &[u8]| DeviceUpdate { peers: keys(numbers), ..Default::default() };
+        assert!(fits(adding(&[3])) && !fits(adding(&[3, 4])));
+        assert!(fits(adding(&[1, 2, 3, 3, 2])), "known ones, doubled ones and ourselves");
+        assert!(fits(DeviceUpdate { replace_peers: true, ..adding(&[3, 4]) }));
+        assert!(!fits(DeviceUpdate { replace_peers: true, ..adding(&[3, 4, 5]) }));
+        let private_key = Some(Some(PrivateKey::from_bytes([2; 32])));
+        assert!(fits(DeviceUpdate { private_key, ..adding(&[3, 4]) }), "2 is nobody's peer now");
+        let mut removing = adding(&[2, 3, 4]);
+        removing.peers[0].remove = true;
+        assert!(fits(removing));
+        let mut late = adding(&[3, 4, 2]);
+        late.peers[2].remove = true;
+        assert!(!fits(late), "too late");
+        let mut only = adding(&[3, 4]);
+        only.peers[1].update_only = true;
+        assert!(fits(only));
     }
 }

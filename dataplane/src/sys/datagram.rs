@@ -1,4 +1,4 @@
-//! One datagram from an address of our choice.
+//! One datagram from an address and with a traffic class of our choice.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,33 +10,60 @@ use crate::packet::endpoint::Endpoint;
 
 /// `struct cmsghdr` on 64-bit Linux.
 const HEADER_LEN: usize = 16;
-const CONTROL_LEN: usize = HEADER_LEN + 24;
+/// Room for a traffic class and for packet info, each with its header.
+const CONTROL_LEN: usize = CLASS_LEN + HEADER_LEN + 24;
+const CLASS_LEN: usize = HEADER_LEN + 8;
 
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
 
-/// Sends `bytes` to `to`, from its source address if that is still ours, else from any.
+/// Sends `bytes` to `to`, from its source address if that is still ours, else from any. `class` is
+/// the traffic class byte of its header; 0 is the socket's own.
 ///
 /// # Errors
 /// The kernel's; `WouldBlock` when the socket is full.
-pub fn send_from(socket: BorrowedFd<'_>, to: Endpoint, bytes: &[u8]) -> io::Result<usize> {
+pub fn send_from(
+    socket: BorrowedFd<'_>,
+    to: Endpoint,
+    class: u8,
+    bytes: &[u8],
+) -> io::Result<usize> {
     let address = to.to.into();
     let buffers = [io::IoSlice::new(bytes)];
-    let message = MsgHdr::new().with_addr(&address).with_buffers(&buffers);
+    let message = || MsgHdr::new().with_addr(&address).with_buffers(&buffers);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let socket = SockRef::from(&socket);
     let mut control = Control([0; CONTROL_LEN]);
-    let len = encode(to, &mut control.0);
-    if len > 0
-        && let Ok(sent) = socket.sendmsg(&message.with_control(&control.0[..len]), flags)
+    let class_len = encode_class(to.to.is_ipv6(), class, &mut control.0);
+    let source_len = encode_source(to, &mut control.0[class_len..]);
+    if source_len > 0
+        && let Ok(sent) =
+            socket.sendmsg(&message().with_control(&control.0[..class_len + source_len]), flags)
     {
         return Ok(sent);
     }
-    socket.sendmsg(&MsgHdr::new().with_addr(&address).with_buffers(&buffers), flags)
+    if class_len > 0 {
+        return socket.sendmsg(&message().with_control(&control.0[..class_len]), flags);
+    }
+    socket.sendmsg(&message(), flags)
+}
+
+/// IP_TOS (ip(7)) or IPV6_TCLASS (RFC 3542 section 6.5); returns the length, 0 without class.
+fn encode_class(ipv6: bool, class: u8, control: &mut [u8]) -> usize {
+    if class == 0 {
+        return 0;
+    }
+    control[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&i32::from(class).to_ne_bytes());
+    let (level, kind) = if ipv6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_TOS)
+    };
+    encode_header(control, level, kind, HEADER_LEN + 4)
 }
 
 /// IP_PKTINFO (ip(7)) or IPV6_PKTINFO (RFC 3542 section 6.2); returns the length, 0 without source.
-fn encode(to: Endpoint, control: &mut [u8; CONTROL_LEN]) -> usize {
+fn encode_source(to: Endpoint, control: &mut [u8]) -> usize {
     let Some(source) = to.source else { return 0 };
     let interface = source.interface.to_ne_bytes();
     let (level, kind, len) = match source.address {
@@ -51,6 +78,11 @@ fn encode(to: Endpoint, control: &mut [u8; CONTROL_LEN]) -> usize {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, HEADER_LEN + 20)
         }
     };
+    encode_header(control, level, kind, len)
+}
+
+/// Writes the header of a control message of `len` bytes; returns the bytes that it takes.
+fn encode_header(control: &mut [u8], level: i32, kind: i32, len: usize) -> usize {
     control[..8].copy_from_slice(&len.to_ne_bytes());
     control[8..12].copy_from_slice(&level.to_ne_bytes());
     control[12..16].copy_from_slice(&kind.to_ne_bytes());
@@ -74,7 +106,7 @@ mod tests {
             for source in [other, "192.0.2.77", "2001:db8::7"] {
                 let to = receiver.local_addr().unwrap();
                 let source = Some(Source { address: source.parse().unwrap(), interface: 0 });
-                send_from(sender.as_fd(), Endpoint { to, source }, b"x").unwrap();
+                send_from(sender.as_fd(), Endpoint { to, source }, 0x88, b"x").unwrap();
                 let from = receiver.recv_from(&mut [0; 8]).unwrap().1.ip().to_string();
                 assert!(from == own || from == other, "{from}");
             }

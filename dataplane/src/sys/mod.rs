@@ -11,6 +11,7 @@ pub mod inherited;
 pub mod ipsec_mb;
 pub mod namespace;
 pub mod process;
+pub mod resolver;
 pub mod steer;
 pub mod tun;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::peer::Peer;
+use super::shares::Share;
 use crate::packet::endpoint::Endpoint;
 use crate::wire::wireguard::messages::HANDSHAKE_LEN_MAX;
 
@@ -24,6 +25,8 @@ pub enum Event {
 pub struct HandshakeMessage {
     /// Who sent it, and to which of our addresses.
     pub from: Endpoint,
+    /// Its part of the queue, if its sender has proved its address.
+    pub share: Option<Share>,
     /// Bytes of the message.
     pub len: usize,
     /// The message, then zeroes.

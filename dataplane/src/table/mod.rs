@@ -10,6 +10,7 @@ pub mod clock;
 pub mod event;
 pub mod peer;
 pub mod sessions;
+pub mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};

@@ -30,6 +30,8 @@ pub struct SessionTable {
     reserved: Box<[AtomicU64]>,
     /// Slots without an index. Only control looks here, and a worker once a session.
     free: Mutex<Vec<u32>>,
+    /// How often there was none.
+    refused: AtomicU64,
 }
 
 impl SessionTable {
@@ -42,13 +44,18 @@ impl SessionTable {
             slots: (0..count).map(|_| ArcSwapOption::empty()).collect(),
             reserved: (0..count).map(|_| AtomicU64::new(0)).collect(),
             free: Mutex::new(numbers.collect()),
+            refused: AtomicU64::new(0),
         }
     }
 
     /// Takes a random index whose slot is free, until it is [removed](Self::remove); `None` when
-    /// the table is full or the kernel has no random numbers.
+    /// the table is full, which is counted, or the kernel has no random numbers. What is there
+    /// already is never given up for it.
     pub fn reserve(&self) -> Option<u32> {
         let mut free = self.free();
+        if free.is_empty() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
         let random = getrandom::u64().ok()?;
         let count = u64::try_from(free.len()).ok()?;
         let place = usize::try_from((random & 0xffff_ffff).checked_rem(count)?).ok()?;
@@ -83,6 +90,12 @@ impl SessionTable {
     #[must_use]
     pub fn is_reserved(&self, index: u32) -> bool {
         self.reserved[self.slot(index)].load(Ordering::Acquire) == u64::from(index) + 1
+    }
+
+    /// How often an index was refused because all were given out.
+    #[must_use]
+    pub fn refused_count(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// How many indexes are given out.

@@ -34,7 +34,9 @@ fn every_slot_is_given_out_once_and_comes_back() {
     assert_eq!(indexes.len(), SLOTS_MIN);
     let uppers: HashSet<u32> = indexes.iter().map(|index| index >> 10).collect();
     assert!(uppers.len() > SLOTS_MIN / 2, "the upper bits are random");
+    assert_eq!(table.refused_count(), 0);
     assert_eq!(table.reserve(), None);
+    assert_eq!(table.refused_count(), 1);
     indexes.iter().for_each(|index| table.remove(*index));
     indexes.iter().for_each(|index| table.remove(*index));
     assert_eq!((0..=SLOTS_MIN).filter_map(|_| table.reserve()).count(), SLOTS_MIN);

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::find_endpoint::Retries;
 use super::values::Network;
 use crate::protocol::config::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use crate::table::allowed_ips::Prefix;
@@ -47,6 +48,9 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// What the user should know: what is not done, what looks like a mistake.
     pub warnings: Vec<String>,
+    /// How often names that cannot be found yet are asked for again: of the environment, not of
+    /// the file.
+    pub retries: Retries,
 }
 
 /// What `[Interface]` says.

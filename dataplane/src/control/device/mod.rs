@@ -39,8 +39,6 @@ const REQUESTS_MAX: usize = 16;
 const UNANSWERED_MAX: usize = 64;
 /// How long a request may take, with ten thousands of peers.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
-/// Sessions, confirmed or not, and handshakes under way.
-const SESSIONS_MAX: usize = 1 << 17;
 
 /// What runs while the link is up.
 pub struct Running {

@@ -9,8 +9,8 @@ use crossbeam::channel::{Receiver, Select, Sender, bounded, never};
 use tracing::{debug, info, warn};
 
 use super::{
-    BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SESSIONS_MAX, SharedRunning,
-    Tell, lock_running,
+    BURST, DeviceConfig, EVENTS_MAX, HANDSHAKES_MAX, Request, Running, SharedRunning, Tell,
+    lock_running,
 };
 use crate::control::link_watch::lock;
 use crate::control::route_watch::RouteWatch;
@@ -18,14 +18,16 @@ use crate::control::sockets::{self, Bound, SocketsError};
 use crate::control::uapi::DeviceStatus;
 use crate::engine::{Engine, EngineConfig, EngineError, Notice, ToControl, Traffic, Waker};
 use crate::packet::endpoint::Endpoint;
-use crate::protocol::config::DeviceUpdate;
-use crate::protocol::{Output, Protocol};
+use crate::protocol::config::{DeviceUpdate, UpdateError};
+use crate::protocol::{INDEXES_MAX, Output, Protocol};
 use crate::sys;
 use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
+use crate::table::shares::Shares;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PublicKey;
+use crate::wire::wireguard::messages::traffic_class;
 
 /// Between two tries to bind a port that was in use: sockets that a ring had requests on outlive
 /// their process by a moment, so a quick restart finds its own port taken.
@@ -46,7 +48,8 @@ impl Output for Wires {
         let Some(socket) = socket else {
             return debug!(to = %to.to, "no socket of this family: handshake message not sent");
         };
-        if let Err(error) = sys::datagram::send_from(socket.as_fd(), to, datagram) {
+        let class = traffic_class(datagram);
+        if let Err(error) = sys::datagram::send_from(socket.as_fd(), to, class, datagram) {
             debug!(to = %to.to, %error, "handshake message or keepalive not sent");
         }
     }
@@ -78,7 +81,12 @@ pub(super) struct RunningDevice {
     handshakes: Receiver<Event>,
     proven: Receiver<Event>,
     engine: Option<Engine>,
+    /// As it was set; 0 leaves it to the kernel.
     listen_port: u16,
+    /// What was made of that last; kept when the link goes down and up.
+    last_port: u16,
+    /// Times that the link went down, as far as they have been followed.
+    downs: u64,
     fwmark: u32,
     /// None where routes cannot be watched.
     routes: Option<RouteWatch>,
@@ -99,7 +107,7 @@ impl RunningDevice {
         let (proven_in, proven) = bounded(HANDSHAKES_MAX);
         let shared = Arc::new(Shared {
             table: Arc::new(Table::default()).into(),
-            sessions: SessionTable::new(SESSIONS_MAX),
+            sessions: SessionTable::new(INDEXES_MAX),
             checker: Option::default().into(),
             under_load: false.into(),
             generation: 0.into(),
@@ -117,12 +125,19 @@ impl RunningDevice {
             tell,
             running,
             wires: Wires::default(),
-            control: ToControl { events: events_in, handshakes: handshakes_in, proven: proven_in },
+            control: ToControl {
+                events: events_in,
+                handshakes: handshakes_in,
+                proven: proven_in,
+                shares: Shares::new(),
+            },
             events,
             handshakes,
             proven,
             engine: None,
             listen_port: 0,
+            last_port: 0,
+            downs: 0,
             fwmark: 0,
             unbound: false,
         }
@@ -190,7 +205,7 @@ impl RunningDevice {
             Request::Get(answer) => {
                 let bound = lock_running(&self.running);
                 let port = bound.as_ref().and_then(|running| running.listen.first());
-                let listen_port = port.map_or(self.listen_port, std::net::SocketAddr::port);
+                let listen_port = port.map_or(self.last_port, std::net::SocketAddr::port);
                 let status =
                     DeviceStatus { view: self.protocol.view(), listen_port, fwmark: self.fwmark };
                 let _ = answer.send(status);
@@ -201,49 +216,60 @@ impl RunningDevice {
         }
     }
 
+    /// All of `update` or nothing: what may be refused comes first.
     fn set(&mut self, update: DeviceUpdate) -> Result<(), i32> {
-        if let Some(fwmark) = update.fwmark {
-            self.set_fwmark(fwmark)?;
+        self.protocol.check(&update).map_err(errno_of_update)?;
+        let fwmark = update.fwmark.unwrap_or(self.fwmark);
+        let bound = match update.listen_port {
+            Some(port) => self.bind_anew(port, fwmark)?,
+            None => None,
+        };
+        if bound.is_none() && update.fwmark.is_some() {
+            self.mark_sockets(fwmark)?;
         }
         if let Some(port) = update.listen_port {
-            self.set_port(port)?;
+            (self.listen_port, self.last_port) = (port, port);
         }
-        self.protocol.update(update, &mut self.wires).map_err(|error| {
-            warn!("{error}");
-            libc::ENOSPC
-        })
-    }
-
-    fn set_fwmark(&mut self, fwmark: u32) -> Result<(), i32> {
-        let running = lock_running(&self.running);
-        let sockets = running.iter().flat_map(|running| &running.sockets);
-        for socket in sockets {
-            sockets::set_fwmark(socket.as_fd(), fwmark)
-                .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
-        }
-        self.fwmark = fwmark;
-        if let Some(routes) = &self.routes {
-            routes.set_mark(fwmark);
-        }
-        Ok(())
-    }
-
-    fn set_port(&mut self, port: u16) -> Result<(), i32> {
-        let bound = lock_running(&self.running)
-            .as_ref()
-            .and_then(|running| running.listen.first().map(std::net::SocketAddr::port));
-        let old = std::mem::replace(&mut self.listen_port, port);
-        // Down, it is bound when the link comes up; up but unbound, another port may be free.
-        if bound == Some(port) || !self.is_link_up() {
-            return Ok(());
-        }
-        match Bound::bind_wireguard(&self.config.plan, port, self.fwmark) {
-            Ok(bound) => self.start_engine(bound).map_err(|_| libc::EIO),
-            Err(error) => {
-                self.listen_port = old;
-                Err(errno_of(&error))
+        if let Some(fwmark) = update.fwmark {
+            self.fwmark = fwmark;
+            if let Some(routes) = &self.routes {
+                routes.set_mark(fwmark);
             }
         }
+        if let Some(bound) = bound {
+            // If not, the device ends.
+            self.start_engine(bound).map_err(|()| libc::EIO)?;
+        }
+        self.protocol.update(update, &mut self.wires).map_err(errno_of_update)
+    }
+
+    /// Sockets on another port than now, if they are needed: with the link down they are bound when
+    /// it comes up; up but unbound, another port may be free.
+    fn bind_anew(&self, port: u16, fwmark: u32) -> Result<Option<Bound>, i32> {
+        let running = lock_running(&self.running);
+        let now = running.as_ref().and_then(|running| running.listen.first());
+        if now.is_some_and(|now| now.port() == port) || !self.is_link_up() {
+            return Ok(None);
+        }
+        drop(running);
+        let bound = Bound::bind_wireguard(&self.config.plan, port, fwmark);
+        bound.map(Some).map_err(|error| errno_of(&error))
+    }
+
+    /// Marks what the present sockets send; all of them or none.
+    fn mark_sockets(&self, fwmark: u32) -> Result<(), i32> {
+        let running = lock_running(&self.running);
+        let sockets = || running.iter().flat_map(|running| &running.sockets);
+        for (place, socket) in sockets().enumerate() {
+            if let Err(error) = sockets::set_fwmark(socket.as_fd(), fwmark) {
+                for socket in sockets().take(place) {
+                    let _ = sockets::set_fwmark(socket.as_fd(), self.fwmark);
+                }
+                warn!(fwmark, %error, "the firewall mark (SO_MARK) is refused; CAP_NET_ADMIN?");
+                return Err(error.raw_os_error().unwrap_or(libc::EIO));
+            }
+        }
+        Ok(())
     }
 
     /// What happens to the device in another namespace we do not hear of: it is taken to be up.
@@ -254,11 +280,21 @@ impl RunningDevice {
 
     /// The link went up or down, or has another MTU.
     fn link_changed(&mut self) {
-        let (up, mtu) = (self.is_link_up(), lock(&self.config.device).link.mtu);
+        let device = lock(&self.config.device).clone();
         let shared = self.protocol.shared();
-        shared.mtu.store(mtu, std::sync::atomic::Ordering::Relaxed);
-        if up && self.engine.is_none() {
-            match Bound::bind_wireguard(&self.config.plan, self.listen_port, self.fwmark) {
+        shared.mtu.store(device.link.mtu, std::sync::atomic::Ordering::Relaxed);
+        let went_down = std::mem::replace(&mut self.downs, device.downs) != device.downs;
+        let up = device.link.up || device.moved_away;
+        // As the kernel and wireguard-go: down, nothing is kept of sessions and sockets, even if
+        // the link is up again by now.
+        if (went_down || !up) && self.engine.is_some() {
+            self.protocol.set_up(false);
+            self.stop_engine();
+        }
+        if !up {
+            self.unbound = false;
+        } else if self.engine.is_none() {
+            match self.bind_again() {
                 Ok(bound) => {
                     self.unbound = false;
                     let _ = self.start_engine(bound);
@@ -269,11 +305,18 @@ impl RunningDevice {
                 }
                 Err(_) => {}
             }
-        } else if !up && self.engine.is_none() {
-            self.unbound = false;
-        } else if !up {
-            self.protocol.set_up(false);
-            self.stop_engine();
+        }
+    }
+
+    /// Sockets on the port of before, so that peers find us; on another one if it is taken and
+    /// nobody asked for it.
+    fn bind_again(&self) -> Result<Bound, SocketsError> {
+        let bind = |port| Bound::bind_wireguard(&self.config.plan, port, self.fwmark);
+        match bind(self.last_port) {
+            Err(SocketsError::InUse { .. }) if self.listen_port == 0 && self.last_port != 0 => {
+                bind(0)
+            }
+            bound => bound,
         }
     }
 
@@ -317,6 +360,7 @@ impl RunningDevice {
         };
         let port = bound.listen.first().map_or(0, std::net::SocketAddr::port);
         info!(port, "listening");
+        self.last_port = port;
         *lock_running(&self.running) = Some(Running {
             view: engine.view(),
             sockets,
@@ -361,6 +405,13 @@ impl RunningDevice {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn errno_of_update(error: UpdateError) -> i32 {
+    warn!("{error}");
+    match error {
+        UpdateError::TooManyPeers { .. } => libc::ENOSPC,
+    }
 }
 
 fn errno_of(error: &SocketsError) -> i32 {

@@ -22,6 +22,7 @@ use crate::ring::receive::SEND_SLOT_LEN;
 use crate::table::clock::Clock;
 use crate::table::event::Event;
 use crate::table::sessions::SessionTable;
+use crate::table::shares::Shares;
 use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PrivateKey;
 use crate::worker::path::Path;
@@ -131,7 +132,7 @@ fn end(n: u8, now_ms: &Arc<AtomicU64>) -> End {
         clock: Clock::new(move || clock.load(Ordering::Relaxed)),
     });
     let ((events, a), (handshakes, b), (proven, c)) = (bounded(64), bounded(64), bounded(64));
-    let control = ToControl { events, handshakes, proven };
+    let control = ToControl { events, handshakes, proven, shares: Shares::new() };
     let counters = Arc::new(Counters::default());
     let (steering, merge) = (Steering::new(1), MergeConfig::default());
     let path =
@@ -487,4 +488,71 @@ fn change(world: &mut World, n: usize, what: u64, round: u8) {
     }
     update.peers.push(peer);
     end.protocol.update(update, &mut end.out).unwrap();
+}
+
+#[test]
+fn a_session_that_is_over_is_not_worth_a_decryption() {
+    let mut world = World::new(3, FAIR);
+    assert_eq!(converse(&mut world, 10), [10, 10]);
+    let [sender, receiver] = &mut world.ends;
+    sender.turn(receiver.at, &mut VecDeque::new(), &[frame(0, 99)]);
+    let sealed = sender.tx.sent.pop().unwrap();
+    world.now_ms.fetch_add(180_000, Ordering::Relaxed);
+    let (mut message, len) = (sealed.clone(), sealed.len());
+    let from = sender.at;
+    let arrival = Arrival { from, len, segment_len: len, truncated: false, class: 0, source: None };
+    let received = Received { bytes: &mut message, slot: 0, offset: 0, arrival };
+    receiver.path.start_of_turn(&mut receiver.tx);
+    receiver.path.datagrams(received, &mut receiver.tx);
+    assert!(message == sealed, "it was opened");
+    assert_eq!(receiver.counters.dropped(DropReason::UnknownSession), 1);
+    assert_eq!(receiver.counters.dropped(DropReason::NotAuthentic), 0);
+}
+
+#[test]
+fn what_finds_no_send_slot_starts_no_timer() {
+    let mut world = World::new(4, FAIR);
+    assert_eq!(converse(&mut world, 10), [10, 10]);
+    let now_ms = world.now_ms.fetch_add(50, Ordering::Relaxed) + 50;
+    let End { path, tx, protocol, counters, .. } = &mut world.ends[0];
+    let peer = Arc::clone(&protocol.shared().table.load().peers[0]);
+    peer.activity.unanswered_since_ms.store(0, Ordering::Relaxed);
+    let figures = || {
+        let activity = &peer.activity;
+        let figures = [&activity.unanswered_since_ms, &activity.sent_ms, &peer.sent_bytes];
+        figures.map(|figure| figure.load(Ordering::Relaxed))
+    };
+    let (before, free) = (figures(), std::mem::take(&mut tx.free));
+    path.start_of_turn(tx);
+    path.frame(&frame(0, 99), tx);
+    assert_eq!(counters.dropped(DropReason::SendSlotsBusy), 1);
+    assert_eq!(figures(), before);
+    tx.free = free;
+    path.frame(&frame(0, 99), tx);
+    assert_eq!(figures()[..2], [now_ms, now_ms]);
+    assert!(figures()[2] > before[2]);
+}
+
+#[test]
+fn a_source_that_proved_its_address_has_but_a_share_of_the_queue() {
+    let mut world = World::new(8, FAIR);
+    let World { now_ms, ends: [ours, theirs], .. } = &mut world;
+    let (from, to) = (ours.at, theirs.at);
+    theirs.protocol.shared().under_load.store(true, Ordering::Relaxed);
+    ours.turn(to, &mut VecDeque::new(), &[frame(0, 1)]);
+    theirs.turn(from, &mut ours.out.0.drain(..).collect(), &[]);
+    ours.turn(to, &mut theirs.out.0.drain(..).collect(), &[]);
+    now_ms.fetch_add(6_000, Ordering::Relaxed);
+    ours.turn(to, &mut VecDeque::new(), &[]);
+    let proven = ours.out.0.pop().unwrap();
+    assert_eq!(proven.len(), 148);
+    let mut before = theirs.counters.handshakes.get();
+    for round in 1..=2 {
+        theirs.turn(from, &mut (0..20).map(|_| proven.clone()).collect(), &[]);
+        let passed = theirs.counters.handshakes.get() - before;
+        assert_eq!((passed, theirs.counters.dropped(DropReason::HandshakesBusy)), (8, 12 * round));
+        before += passed;
+    }
+    let answered = theirs.out.0.iter().filter(|message| message.len() == 92).count();
+    assert_eq!(answered, 1);
 }

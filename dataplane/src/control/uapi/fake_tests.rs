@@ -52,6 +52,7 @@ impl Device for Fake {
         let view = DeviceView {
             private_key: state.private_key.clone(),
             peers: state.peers.iter().map(copy).collect(),
+            refused_handshakes: 0,
         };
         Ok(DeviceStatus { view, listen_port: state.listen_port, fwmark: state.fwmark })
     }

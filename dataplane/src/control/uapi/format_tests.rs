@@ -21,7 +21,7 @@ fn written(status: &DeviceStatus) -> String {
 }
 
 fn status(peers: Vec<PeerView>) -> DeviceStatus {
-    let view = DeviceView { private_key: None, peers };
+    let view = DeviceView { private_key: None, peers, refused_handshakes: 0 };
     DeviceStatus { view, listen_port: 0, fwmark: 0 }
 }
 
@@ -130,7 +130,8 @@ proptest! {
         peers in proptest::collection::vec(any_parts(), 0..5),
     ) {
         let peers = as_in_a_device(peers);
-        let view = DeviceView { private_key: key.map(PrivateKey::from_bytes), peers };
+        let private_key = key.map(PrivateKey::from_bytes);
+        let view = DeviceView { private_key, peers, refused_handshakes: 0 };
         let first = written(&DeviceStatus { view, listen_port, fwmark });
         let request = as_request(&first);
         let Ok(Some(Request::Set(update))) = read_request(&mut request.as_bytes(), &|_| None)

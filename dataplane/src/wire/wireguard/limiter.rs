@@ -50,7 +50,8 @@ impl Limiter {
 }
 
 /// What one sender is likely to control: an IPv4 address, an IPv6 /64.
-fn source_of(from: IpAddr) -> IpAddr {
+#[must_use]
+pub fn source_of(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
         v4 @ IpAddr::V4(_) => v4,

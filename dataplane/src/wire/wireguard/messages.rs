@@ -23,6 +23,11 @@ pub const TAG_LEN: usize = 16;
 /// Bytes that sealing adds; also the length of a keepalive.
 pub const TRANSPORT_OVERHEAD: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
 
+/// Traffic class of initiations and responses: AF41, no ECN (drivers/net/wireguard/messages.h
+/// `HANDSHAKE_DSCP`). Cookie replies go without one (socket.c
+/// `wg_socket_send_buffer_as_reply_to_skb`), and so does data that has no ECN.
+const HANDSHAKE_CLASS: u8 = 0x88;
+
 const PADDING: usize = 16;
 
 /// What a datagram is by its first four bytes and its length.
@@ -48,6 +53,15 @@ pub fn kind(message: &[u8]) -> Option<Kind> {
         (2, RESPONSE_LEN) => Some(Kind::Response),
         (3, COOKIE_REPLY_LEN) => Some(Kind::CookieReply),
         _ => None,
+    }
+}
+
+/// The traffic class with which `message`, one of control's, leaves.
+#[must_use]
+pub fn traffic_class(message: &[u8]) -> u8 {
+    match kind(message) {
+        Some(Kind::Initiation | Kind::Response) => HANDSHAKE_CLASS,
+        _ => 0,
     }
 }
 

@@ -117,6 +117,8 @@ impl Inbound {
             common.counters.count_drop(DropReason::UnknownSession, 1);
             return offset + step;
         };
+        // As drivers/net/wireguard/receive.c `decrypt_packet`: the age first, so that a session
+        // that is over costs nothing.
         let expired = common.age_ms(live) >= REJECT_AFTER_MS;
         let mut count = 0;
         let (mut bytes, mut not_authentic) = (0, 0);
@@ -126,7 +128,7 @@ impl Inbound {
             if kind(message) != Some(Kind::Transport) || receiver(message) != first {
                 break;
             }
-            match live.session.open(&common.aead, message).filter(|_| !expired) {
+            match if expired { None } else { live.session.open(&common.aead, message) } {
                 Some(counter) => {
                     self.run[count] = Opened { offset, len: end - offset, counter };
                     count += 1;
@@ -295,9 +297,13 @@ fn handshake(common: &Common, kind: Kind, message: &[u8], from: Endpoint) {
     let mut bytes = [0; HANDSHAKE_LEN_MAX];
     let Some(place) = bytes.get_mut(..message.len()) else { return };
     place.copy_from_slice(message);
-    let event = Event::Handshake(HandshakeMessage { from, len: message.len(), bytes });
+    let share = if mac2_valid { common.control.shares.take(from.to.ip()) } else { None };
+    if mac2_valid && share.is_none() {
+        return counters.count_drop(DropReason::HandshakesBusy, 1);
+    }
     let queue = if mac2_valid { &common.control.proven } else { &common.control.handshakes };
-    match queue.try_send(event) {
+    let message = HandshakeMessage { from, share, len: message.len(), bytes };
+    match queue.try_send(Event::Handshake(message)) {
         Ok(()) => counters.handshakes.add(1),
         Err(_) => counters.count_drop(DropReason::HandshakesBusy, 1),
     }

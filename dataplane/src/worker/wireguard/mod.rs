@@ -26,6 +26,7 @@ use crate::table::Shared;
 use crate::table::event::Event;
 use crate::table::peer::Peer;
 use crate::table::sessions::Live;
+use crate::table::shares::Shares;
 use crate::wire::wireguard::aead::Aead;
 use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MS};
 
@@ -46,6 +47,8 @@ pub struct ToControl {
     pub handshakes: Sender<Event>,
     /// Handshake messages with a valid MAC2: a flood of the others does not crowd them out.
     pub proven: Sender<Event>,
+    /// How much of `proven` each source has.
+    pub shares: Arc<Shares>,
 }
 
 /// What both directions of one worker need.

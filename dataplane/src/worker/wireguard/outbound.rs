@@ -122,7 +122,10 @@ impl Outbound {
             }
             sent += len;
         }
-        note_sent(common, peer, live, sent);
+        if sent > 0 {
+            note_sent(common, peer, sent);
+        }
+        want_successor(common, peer, live);
         Fate::Done
     }
 
@@ -205,12 +208,16 @@ fn split(frame: &[u8]) -> Option<Split<'_>> {
     VirtioHdr::decode(frame).and_then(|header| Split::new(&header, packet).ok())
 }
 
-/// The peer's figures and timers after a batch, and whether the session wants to be replaced.
-fn note_sent(common: &Common, peer: &Arc<Peer>, live: &Live, bytes: usize) {
+/// The peer's figures and timers after a batch that has really gone to the socket.
+fn note_sent(common: &Common, peer: &Arc<Peer>, bytes: usize) {
     peer.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     if peer.activity.sent(common.now_ms, true) {
         common.watch(peer);
     }
+}
+
+/// Asks for the next session when this one has grown old.
+fn want_successor(common: &Common, peer: &Arc<Peer>, live: &Live) {
     let old = live.session.initiator && common.age_ms(live) >= REKEY_AFTER_MS;
     if old || live.session.sent_count() >= REKEY_AFTER_MESSAGES {
         common.want_session(peer);
