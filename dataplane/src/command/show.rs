@@ -322,7 +322,7 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::{KernelDrops, SocketBuffers, Worker};
+    use crate::control::status::{Aead, KernelDrops, SocketBuffers, Worker};
 
     fn busy() -> Status {
         let mut worker = Worker { id: 0, cpu: Some(1), ..Worker::default() };
@@ -354,6 +354,14 @@ mod tests {
         assert!(text.contains("24: inbound: the datagram does not come from the configured peer"));
         assert!(text.contains("5: outbound, by the kernel"), "{text}");
         assert!(text.contains("clipped"), "{text}");
+    }
+
+    #[test]
+    fn a_summary_says_what_encrypts_if_anything_does() {
+        let aead = Aead { name: "ring".to_owned(), reason: "asked for".to_owned() };
+        let text = summary(&Status { aead: Some(aead), ..busy() });
+        assert!(text.contains("\n  encryption  ring: asked for\n"), "{text}");
+        assert!(!summary(&busy()).contains("encryption"));
     }
 
     #[test]

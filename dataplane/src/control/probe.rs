@@ -25,7 +25,7 @@ const ANSWER_LEN_MAX: u64 = 4_096;
 const LOOPBACK_WAIT: Duration = Duration::from_millis(500);
 /// One TCP stream by WireGuard with ring against IPsec-MB (BENCHMARKING.md).
 const AEAD_COST: &str =
-    "bulk TCP by WireGuard takes about 10 % more CPU time, and one stream is about 4 % slower";
+    "bulk TCP by WireGuard is 4 to 11 % slower and takes 11 to 16 % more CPU time a bit";
 /// The hidden subcommand that [`namespace`] starts this program with.
 pub const NAMESPACE_COMMAND: &str = "probe-namespace";
 
