@@ -119,6 +119,7 @@ fn padding(outer: Family) {
     let link = Link::new(outer);
     link.assert_passes(0);
     let tap = Tap::open(&link.pair.left);
+    tap.settle();
     for mtu in [1420, 1299] {
         for n in [0, 1] {
             link.host(n).set_mtu(NAMES[n], mtu).unwrap();
