@@ -8,6 +8,8 @@ use ringtun::lab::Host;
 use socket2::{Domain, Protocol, Socket, Type};
 
 const GLANCE: Duration = Duration::from_millis(20);
+/// Nothing for so long, and nothing more is under way.
+const QUIET: Duration = Duration::from_millis(200);
 const UDP: u8 = 17;
 const UDP_HEADER_LEN: usize = 8;
 
@@ -41,6 +43,12 @@ impl Tap {
         let socket = host.run(open).unwrap().unwrap();
         socket.set_read_timeout(Some(GLANCE)).unwrap();
         Self(socket)
+    }
+
+    /// Waits until a probe is really over: late echoes, and what the kernel answers to those that
+    /// nobody waits for any more, are under way for a moment.
+    pub fn settle(&self) {
+        while self.next(QUIET, |_| true).is_some() {}
     }
 
     /// The next datagram that is `wanted`.

@@ -21,8 +21,6 @@ use ringtun_tests::tunnel::{Family, PATIENCE, PORT, Tunnel, dropped};
 /// As long as an answer that must not come may take.
 pub(crate) const SILENCE: Duration = Duration::from_millis(1_200);
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-/// Nothing for so long, and nothing more is under way.
-const QUIET: Duration = Duration::from_millis(200);
 /// Header and tag of a message with data.
 const OVERHEAD: usize = 32;
 
@@ -121,8 +119,7 @@ fn padding(outer: Family) {
     let link = Link::new(outer);
     link.assert_passes(0);
     let tap = Tap::open(&link.pair.left);
-    // Late echoes, and what the kernel answers to those that nobody waits for any more.
-    while tap.next(QUIET, |seen| seen.payload.len() > OVERHEAD).is_some() {}
+    tap.settle();
     for mtu in [1420, 1299] {
         for n in [0, 1] {
             link.host(n).set_mtu(NAMES[n], mtu).unwrap();

@@ -86,6 +86,7 @@ fn impostor(outer: Family) {
         assert_eq!(link.sees_other_at(0), Some(endpoint(1, outer)), "{reason}");
     };
     let right = link.public(1);
+    tap.settle();
     let before = link.devices[0].peer(&right);
     // Valid once, and its timestamp is old now: worked on by control, which sends no answer.
     impostor.send_to(&initiation, endpoint(0, outer)).unwrap();
