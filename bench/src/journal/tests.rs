@@ -1,0 +1,1 @@
+//! Journals, also broken ones.
