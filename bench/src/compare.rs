@@ -338,6 +338,21 @@ fn names(recorded: &Recorded) -> String {
     if names.is_empty() { "none at all".to_owned() } else { names.join(", ") }
 }
 
+/// Everybody with everybody, for tests of broken journals.
+#[cfg(test)]
+pub(crate) fn all_of(recorded: &Recorded) {
+    let mut sides: Vec<Side> = Vec::new();
+    for (session, run) in recorded.runs() {
+        let name = format!("{}@{}", run.competitor, session.fact("commit"));
+        if !sides.iter().any(|side| side.text == name) {
+            sides.push(Side::parse(&name, recorded));
+        }
+    }
+    for [a, b] in sides.windows(2).flat_map(<&[Side; 2]>::try_from) {
+        assert!(!text(a, b, &comparisons(recorded, a, b, None)).is_empty());
+    }
+}
+
 #[cfg(test)]
 #[path = "compare_tests.rs"]
 mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringtun::lab::{Entered, Host, WIRE_MTU};
@@ -36,6 +37,8 @@ const SYSCTLS: &[&str] = &[
     "net.ipv6.ip6frag_high_thresh",
     "net.ipv6.ip6frag_time",
 ];
+/// [`SYSCTLS`] outside the lab.
+static MACHINE: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
 const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
@@ -123,10 +126,19 @@ impl Environment {
     }
 }
 
+/// Reads what only the machine's own namespace shows. To be called before the lab is entered;
+/// without it, settings that hosts of the lab do not have are left out.
+pub(crate) fn remember_machine() {
+    let read = |key: &str| fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).ok();
+    let found = SYSCTLS.iter().filter_map(|&key| Some((key.to_owned(), read(key)?)));
+    // A second call changes nothing.
+    let _ = MACHINE.set(found.collect());
+}
+
 fn sysctls(host: &Host) -> BTreeMap<String, String> {
+    let of_machine = |key: &str| MACHINE.get()?.get(key).cloned();
     let read = |key: &str| {
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        let value = host.sysctl(key).ok().or_else(|| fs::read_to_string(path).ok())?;
+        let value = host.sysctl(key).ok().or_else(|| of_machine(key))?;
         Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     SYSCTLS.iter().filter_map(|&key| Some((key.to_owned(), read(key)?))).collect()

@@ -116,6 +116,7 @@ fn run(cli: &Cli) -> Result<Outcome> {
 
 /// In a lab, to be stopped by signals.
 fn measure(work: impl FnOnce(lab::Entered, &Stop) -> Result<Outcome>) -> Result<Outcome> {
+    environment::remember_machine();
     // Before anything starts a thread.
     let entered = lab::enter()?;
     let stop = stop_on_signals()?;

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::axis::{Linear, short};
 use crate::statistics::Spread;
+use crate::table::figure;
 
 /// An axis ends at so many times the largest median: one slow round does not flatten the rest.
 const STRETCH_MAX: f64 = 2.5;
@@ -65,11 +66,9 @@ fn row(bar: &Bar, unit: &str, axis: Linear) -> Markup {
             }
             @if let Some(value) = bar.value() {
                 (track(bar, value, unit, axis))
-                div class="value" {
-                    b { (short(value)) }
-                    @if let Some(range) = range(bar) { small { (range) } }
-                    @if !bar.note.is_empty() { small { (bar.note) } }
-                }
+                div class="value" { (figure(Some(value))) }
+                div class="range" { (range(bar).unwrap_or_default()) }
+                div class="ratio" { (bar.note) }
             } @else {
                 div class="why" { (bar.why.as_deref().unwrap_or("no figure")) }
             }
@@ -79,14 +78,14 @@ fn row(bar: &Bar, unit: &str, axis: Linear) -> Markup {
 
 fn range(bar: &Bar) -> Option<String> {
     let spread = bar.spread().filter(|_| bar.rounds.len() > 1)?;
-    Some(format!("{}–{}", short(spread.min), short(spread.max)))
+    Some(format!("{}–{}", figure(Some(spread.min)), figure(Some(spread.max))))
 }
 
 fn track(bar: &Bar, value: f64, unit: &str, axis: Linear) -> Markup {
     let label = format!(
         "{}: {} {unit}{}",
         bar.name,
-        short(value),
+        figure(Some(value)),
         range(bar)
             .map_or_else(String::new, |range| format!(", {range} in {} rounds", bar.rounds.len()))
     );
@@ -132,7 +131,7 @@ fn ticks(axis: Linear) -> Markup {
     html! {
         svg class="axis" width="100%" height="18" aria-hidden="true" {
             @for (index, (at, text)) in ticks.iter().enumerate() {
-                @let anchor = if index == 0 { "start" } else if index == last { "end" } else { "middle" };
+                @let anchor = if index == last { "end" } else { "middle" };
                 text x=(format!("{at}%")) y="13" text-anchor=(anchor) { (text) }
             }
         }

@@ -42,6 +42,9 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
     let memory = memory(page);
     (!cards.is_empty() || memory.is_some()).then(|| {
         html! {
+            p class="muted" {
+                "Means over each run, from the counters of the engines' control sockets."
+            }
             @for card in cards { (card) }
             @if let Some(memory) = memory { article class="card" { (memory) } }
         }
@@ -49,6 +52,8 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
 }
 
 fn batches(panel: &Panel<'_>) -> Option<Markup> {
+    // Round trips alone are one packet a call, whatever the engine does.
+    panel.rows.iter().flat_map(|row| row.good()).find_map(|(_, it)| it.stream)?;
     let chart = |&(caption, unit, of): &Batch| bars::chart(caption, unit, &bars_of(panel, of));
     let charts: Vec<Markup> = BATCHES.iter().filter_map(chart).collect();
     (!charts.is_empty()).then(|| {

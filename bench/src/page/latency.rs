@@ -10,8 +10,9 @@ use crate::journal::groups::{Panel, Row};
 use crate::markdown::origin;
 
 /// Named below the horizontal axis, with the distance to everything.
-const NAMED: [(&str, f64); 6] = [
+const NAMED: [(&str, f64); 7] = [
     ("0 %", 1.0),
+    ("50 %", 0.5),
     ("90 %", 0.1),
     ("99 %", 0.01),
     ("99.9 %", 0.001),

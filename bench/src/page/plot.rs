@@ -69,7 +69,7 @@ impl Style {
     }
 
     fn range(self) -> String {
-        format!("range s{}", self.index % COLOURS)
+        format!("reach s{}", self.index % COLOURS)
     }
 }
 

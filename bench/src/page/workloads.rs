@@ -50,7 +50,7 @@ fn main_chart(page: &Page<'_>, panel: &Panel<'_>) -> Option<Markup> {
         .into_iter()
         .map(|row| {
             let rounds = row.good().map(|(run, it)| (it.value, run.disturbed)).collect();
-            let ratio = base.and_then(|base| {
+            let ratio = base.filter(|base| base.name != row.name).and_then(|base| {
                 let ratio = median_ratio(&row.values(), &base.values())?.median;
                 Some(format!("{} × {}", figure(Some(ratio)), base.name))
             });
