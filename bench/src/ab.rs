@@ -33,7 +33,7 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 
-    /// What is sent: tcpN, udpLEN, udpLEN@RATE, ping
+    /// What is sent: tcpN, udpLEN, udpLEN@RATE, ping, ping+tcpN
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::iperf3::Received;
 use crate::record::Record;
 use crate::statistics::{Spread, median_ratio, quotient};
 use crate::table::{Table, count, disturbed, figure, spread};
@@ -42,6 +43,9 @@ pub(crate) fn workload(
         ],
         Workload::Ping => {
             &["tunnel", "p50 µs", "p99 µs", &versus, "lost", "daemon CPU µs/trip", "~"]
+        }
+        Workload::PingUnder(_) => {
+            &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", &versus, "lost", "Gb/s meanwhile", "~"]
         }
     };
     let mut table = Table::new(columns);
@@ -97,6 +101,10 @@ fn title(workload: &Workload) -> String {
             format!("UDP datagrams of {len} bytes at {rate}bit/s; what was received")
         }
         Workload::Ping => "UDP round trips at a fixed 500 a second, otherwise idle".to_owned(),
+        Workload::PingUnder(streams) => format!(
+            "UDP round trips at a fixed 500 a second, while {streams} TCP stream(s) fill the same \
+             tunnel"
+        ),
     }
 }
 
@@ -163,6 +171,15 @@ impl<'a> Row<'a> {
                 self.per(kpackets, busy),
                 disturbed,
             ],
+            Workload::PingUnder(_) => vec![
+                value,
+                self.spread(|figures| Some(figures.round_trips()?.p50_us)),
+                self.spread(|figures| Some(figures.round_trips()?.p999_us)),
+                ratio,
+                count(self.good().map(|(_, figures)| lost(figures)).sum()),
+                self.spread(|figures| Some(figures.stream()?.gbit_per_second())),
+                disturbed,
+            ],
             Workload::Ping => vec![
                 value,
                 self.spread(p99),
@@ -209,62 +226,37 @@ impl<'a> Row<'a> {
 }
 
 fn gbit(figures: &Figures) -> f64 {
-    match figures {
-        Figures::Stream(received) => received.gbit(),
-        Figures::RoundTrips(_) => 0.0,
-    }
+    figures.stream().map_or(0.0, Received::gbit)
 }
 
 fn retransmits(figures: &Figures) -> Option<f64> {
-    match figures {
-        Figures::Stream(received) => received.retransmits.map(|count| count as f64),
-        Figures::RoundTrips(_) => None,
-    }
+    figures.stream()?.retransmits.map(|count| count as f64)
 }
 
 /// Thousands of datagrams received.
 fn kpackets(figures: &Figures) -> f64 {
-    match figures {
-        Figures::Stream(received) => {
-            received.datagrams.map_or(0.0, |datagrams| datagrams.received as f64 / 1e3)
-        }
-        Figures::RoundTrips(_) => 0.0,
-    }
+    let datagrams = figures.stream().and_then(|received| received.datagrams);
+    datagrams.map_or(0.0, |datagrams| datagrams.received as f64 / 1e3)
 }
 
 fn kpps(figures: &Figures) -> Option<f64> {
-    match figures {
-        Figures::Stream(received) => quotient(kpackets(figures), received.seconds),
-        Figures::RoundTrips(_) => None,
-    }
+    quotient(kpackets(figures), figures.stream()?.seconds)
 }
 
 fn loss(figures: &Figures) -> Option<f64> {
-    match figures {
-        Figures::Stream(received) => Some(received.datagrams?.loss_percent()),
-        Figures::RoundTrips(_) => None,
-    }
+    Some(figures.stream()?.datagrams?.loss_percent())
 }
 
 fn p99(figures: &Figures) -> Option<f64> {
-    match figures {
-        Figures::Stream(_) => None,
-        Figures::RoundTrips(report) => Some(report.p99_us),
-    }
+    Some(figures.round_trips()?.p99_us)
 }
 
 fn lost(figures: &Figures) -> f64 {
-    match figures {
-        Figures::Stream(_) => 0.0,
-        Figures::RoundTrips(report) => report.lost as f64,
-    }
+    figures.round_trips().map_or(0.0, |report| report.lost as f64)
 }
 
 fn trips(figures: &Figures) -> f64 {
-    match figures {
-        Figures::Stream(_) => 0.0,
-        Figures::RoundTrips(report) => report.received as f64,
-    }
+    figures.round_trips().map_or(0.0, |report| report.received as f64)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The tables of made-up records.
 
+use ringtun::lab::traffic::RoundTripReport;
 use serde_json::Value;
 
 use super::*;
@@ -64,6 +65,25 @@ fn a_row_holds_medians_ratios_and_cost() {
     ];
     assert_eq!(row(&text, "uring"), expected);
     assert_eq!(row(&text, "vxlan")[3], "1.00");
+}
+
+#[test]
+fn round_trips_under_load_are_compared_by_their_tail() {
+    let loaded = |name: &str, p99_us: f64| {
+        let mut record = record(name, 0, 1_000_000_000);
+        record.workload = "ping+tcp1".to_owned();
+        let Some(Figures::Stream(stream)) = record.figures.take() else { unreachable!() };
+        let round_trips = RoundTripReport { p50_us: 500.0, p99_us, lost: 7, ..Default::default() };
+        record.figures = Some(Figures::Loaded { round_trips, stream });
+        record
+    };
+    let records = [loaded("uring", 2000.0), loaded("other", 8000.0)];
+    let text =
+        workload(&"ping+tcp1".parse().unwrap(), &entries(&["uring", "other"]), &records, "other");
+    let cells = row(&text, "uring");
+    assert!(cells[1].starts_with("2000"), "{cells:?}");
+    assert_eq!((cells[4].as_str(), cells[5].as_str()), ("0.25", "7"));
+    assert!(cells[6].starts_with("4.00"), "{cells:?}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::sys::namespace;
 const HEADER_LEN: usize = 16;
 /// Longer round trips are recorded as this one.
 const LONGEST_NS: u64 = 60_000_000_000;
+/// Steps in which percentiles get half as far from 100.
+const PERCENTILE_STEPS: u32 = 5;
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -63,8 +65,13 @@ pub struct RoundTripReport {
     pub p90_us: f64,
     /// 99 % were at most this.
     pub p99_us: f64,
+    /// 99.9 % were at most this.
+    pub p999_us: f64,
     /// The slowest.
     pub max_us: f64,
+    /// The whole distribution: so many percent were at most so long, in steps that halve the
+    /// distance to 100 every five of them.
+    pub percentiles: Vec<(f64, f64)>,
 }
 
 /// Sends requests from `client` to an echo on `server` at `to` (port 0: any).
@@ -255,7 +262,13 @@ impl<'a> Client<'a> {
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
+            p999_us: at(0.999),
             max_us: us(self.histogram.max()),
+            percentiles: self
+                .histogram
+                .iter_quantiles(PERCENTILE_STEPS)
+                .map(|step| (100.0 * step.quantile(), us(step.value_iterated_to())))
+                .collect(),
         }
     }
 }
