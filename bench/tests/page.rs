@@ -15,22 +15,23 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/sample.ndjson");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
-/// Leaves its answers where a dump of the document shows them.
+/// Asks, and tells the window around it, which is itself where there is none.
 const PROBE: &str = r#"<script>addEventListener("load", () => {
     const root = document.documentElement;
-    root.dataset.width = root.clientWidth;
-    root.dataset.needed = Math.max(root.scrollWidth, document.body.scrollWidth);
-    root.dataset.loaded = performance.getEntriesByType("resource").length;
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.scheme = dark ? "dark" : "light";
-    root.dataset.background = getComputedStyle(document.body).backgroundColor;
+    parent.postMessage({
+        width: root.clientWidth,
+        needed: Math.max(root.scrollWidth, document.body.scrollWidth),
+        loaded: performance.getEntriesByType("resource").length,
+        scheme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light",
+        background: getComputedStyle(document.body).backgroundColor,
+    }, "*");
 });</script>"#;
-
-/// A pixel wide and high.
-type Window = (u32, u32);
-
-const DESKTOP: Window = (1280, 900);
-const PHONE: Window = (390, 844);
+/// Leaves the answers where a dump of the document shows them.
+const LISTENER: &str = r#"<script>
+    addEventListener("message", it => Object.assign(document.documentElement.dataset, it.data));
+</script>"#;
+/// CSS pixels.
+const PHONE_WIDTH: u32 = 390;
 
 /// What a browser made of a page.
 struct Seen {
@@ -73,15 +74,15 @@ fn main() -> ExitCode {
 
 fn the_browser_has_nothing_to_say() {
     let page = page("silent");
-    let seen = look(&page, DESKTOP, &[]);
+    let seen = look(&page, &[]);
     assert_eq!(seen.console, Vec::<String>::new());
-    let probed = look(&with_probe(&page, ""), DESKTOP, &[]);
+    let probed = look(&with_probe(&page, ""), &[]);
     assert_eq!(probed.console, Vec::<String>::new());
     assert_eq!(answer(&probed, "loaded"), "0", "it asked for something");
 }
 
 fn every_chart_shows_something() {
-    let seen = look(&page("charts"), DESKTOP, &[]);
+    let seen = look(&page("charts"), &[]);
     let charts: Vec<&str> = seen.document.split("<figure class=\"chart\"").skip(1).collect();
     assert!(charts.len() >= 15, "only {} charts", charts.len());
     for chart in charts {
@@ -100,27 +101,27 @@ fn every_chart_shows_something() {
 }
 
 fn nothing_sticks_out_on_a_phone() {
-    let seen = look(&with_probe(&page("phone"), ""), PHONE, &[]);
+    let seen = look(&on_phone(&with_probe(&page("phone"), "")), &[]);
     assert_eq!(answer(&seen, "width"), "390", "the window is not that of a phone");
     assert_eq!(answer(&seen, "needed"), "390", "the page is wider than the window");
     // Also with everything that can be folded out.
     let open =
         "<script>document.querySelectorAll('details').forEach(it => it.open = true)</script>";
-    let seen = look(&with_probe(&page("phone-open"), open), PHONE, &[]);
+    let seen = look(&on_phone(&with_probe(&page("phone-open"), open)), &[]);
     assert_eq!(answer(&seen, "needed"), "390", "a table is wider than its box");
 }
 
 fn dark_when_asked() {
     let copy = with_probe(&page("dark"), "");
-    let light = look(&copy, DESKTOP, &["--blink-settings=preferredColorScheme=1"]);
-    let dark = look(&copy, DESKTOP, &["--blink-settings=preferredColorScheme=0"]);
+    let light = look(&copy, &["--blink-settings=preferredColorScheme=1"]);
+    let dark = look(&copy, &["--blink-settings=preferredColorScheme=0"]);
     assert_eq!((answer(&light, "scheme"), answer(&dark, "scheme")), ("light", "dark"));
     assert_ne!(answer(&light, "background"), answer(&dark, "background"));
 }
 
 fn the_checks_see_what_is_wrong() {
     let wrong = "<div style=\"width:500px\">wide</div><img src=\"http://127.0.0.1:9/x.png\">";
-    let seen = look(&with_probe(&page("wrong"), wrong), PHONE, &[]);
+    let seen = look(&on_phone(&with_probe(&page("wrong"), wrong)), &[]);
     assert!(answer(&seen, "needed").parse::<u32>().unwrap() > 390);
     assert!(!seen.console.is_empty(), "the policy let a picture through");
 }
@@ -140,21 +141,32 @@ fn with_probe(page: &Path, more: &str) -> PathBuf {
     let policy = format!("{POLICY}; script-src 'unsafe-inline'");
     assert!(text.contains(POLICY) && !text.contains("<script"), "another policy, or a script");
     let text = text.replace(POLICY, &policy);
-    let text = text.replace("</body>", &format!("{more}{PROBE}</body>"));
+    let text = text.replace("</body>", &format!("{more}{LISTENER}{PROBE}</body>"));
     let path = page.with_extension("probe.html");
     fs::write(&path, text).unwrap();
     path
 }
 
-fn look(page: &Path, window: Window, flags: &[&str]) -> Seen {
-    let (width, height) = window;
+/// A window of a browser has 500 pixels at least; a frame in it is as narrow as a phone.
+fn on_phone(page: &Path) -> PathBuf {
+    let name = page.file_name().unwrap().to_str().unwrap();
+    let frame = format!(
+        "<iframe src=\"{name}\" width=\"{PHONE_WIDTH}\" height=\"844\" \
+        style=\"border:0\"></iframe>"
+    );
+    let path = page.with_extension("phone.html");
+    fs::write(&path, format!("<!DOCTYPE html><title>phone</title>{LISTENER}{frame}")).unwrap();
+    path
+}
+
+fn look(page: &Path, flags: &[&str]) -> Seen {
     let profile = page.with_extension("profile");
     let mut command = Command::new(BROWSER.as_ref().unwrap());
     // Root has no sandbox, and the page is ours.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
     command.args(["--no-first-run", "--disable-background-networking", "--hide-scrollbars"]);
     command.args(["--enable-logging=stderr", "--v=0", "--virtual-time-budget=2000"]);
-    command.arg(format!("--window-size={width},{height}"));
+    command.arg("--window-size=1280,900");
     command.arg(format!("--user-data-dir={}", profile.display())).args(flags);
     command.arg("--dump-dom").arg(format!("file://{}", page.display()));
     let output = command.stdin(Stdio::null()).output().unwrap();

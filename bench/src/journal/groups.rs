@@ -220,13 +220,15 @@ fn row_of<'b, 'a>(rows: &'b mut Vec<Row<'a>>, name: &'a str) -> &'b mut Row<'a> 
     &mut rows[index]
 }
 
-/// In the order in which they appear.
+/// In the order of the newest benchmark, those that it has not measured last.
 fn workloads(recorded: &Recorded) -> Vec<(&str, bool)> {
     let mut found: Vec<(&str, bool)> = Vec::new();
-    for (session, run) in recorded.runs() {
-        let this = (run.workload.as_str(), session.is_forward());
-        if !found.contains(&this) {
-            found.push(this);
+    for session in recorded.sessions.iter().rev() {
+        for run in &session.runs {
+            let this = (run.workload.as_str(), session.is_forward());
+            if !found.contains(&this) {
+                found.push(this);
+            }
         }
     }
     found
@@ -235,11 +237,11 @@ fn workloads(recorded: &Recorded) -> Vec<(&str, bool)> {
 /// A workload's name in words.
 pub(crate) fn title(workload: &str, forward: bool) -> String {
     let streams = |count: &str| match count {
-        "1" => "one TCP stream".to_owned(),
+        "1" => "One TCP stream".to_owned(),
         count => format!("{count} TCP streams"),
     };
     let words = if let Some(count) = workload.strip_prefix("ping+tcp") {
-        format!("UDP round trips while {} fill(s) the same tunnel", streams(count))
+        format!("UDP round trips next to {}", streams(count).to_lowercase().replace("tcp", "TCP"))
     } else if let Some(count) = workload.strip_prefix("tcp") {
         streams(count)
     } else if let Some((len, rate)) = workload.strip_prefix("udp").and_then(|it| it.split_once('@'))

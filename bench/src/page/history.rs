@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use super::axis::{Linear, short};
 use super::plot::{self, Curve, Frame, Point};
+use super::workloads::capital;
 use super::{Page, heading};
 use crate::journal::groups::{Panel, Row};
 use crate::statistics::{Spread, median_ratio};
@@ -44,7 +45,7 @@ fn card(page: &Page<'_>, newest: &Panel<'_>) -> Option<Markup> {
         chart(page, &commits, (&caption, "×"), of)
     });
     let metric = &newest.metric;
-    let caption = format!("{} as measured", metric.name);
+    let caption = format!("{} as measured", capital(&metric.name));
     let absolute = chart(page, &commits, (&caption, &metric.unit), |_, row| {
         row.spread(|_, it| Some(it.value))
     });
@@ -54,7 +55,7 @@ fn card(page: &Page<'_>, newest: &Panel<'_>) -> Option<Markup> {
             p class="muted" {
                 (if metric.less_is_better { "Less is better" } else { "More is better" })
                 "; medians with the smallest and largest of each commit. What was measured at different "
-                "times may differ by the machine: the ratio does not."
+                "times may differ by the machine, which the ratio divides out."
             }
             div class="pair" {
                 @for chart in [relative, absolute].into_iter().flatten() { (chart) }

@@ -39,7 +39,7 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
     })
 }
 
-/// Percentiles, and where the last one lies: in a round of n, the slowest is 1 of n.
+/// Percentiles, and where the slowest lies: in a round of n, half-way to 1 of n.
 struct Shape<'a> {
     row: &'a Row<'a>,
     percentiles: Vec<(f64, f64)>,
@@ -50,7 +50,7 @@ impl<'a> Shape<'a> {
     fn of(row: &'a Row<'a>) -> Option<Self> {
         let (percentiles, received) = percentiles(row)?;
         let rounds = row.good().count().max(1) as f64;
-        let decades = (received / rounds).max(1.0).log10().clamp(1.0, DECADES_MAX);
+        let decades = (2.0 * received / rounds).max(1.0).log10().clamp(1.0, DECADES_MAX);
         Some(Self { row, percentiles, decades })
     }
 

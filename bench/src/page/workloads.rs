@@ -168,7 +168,8 @@ pub(super) fn scroll(label: &str, rows: &Markup) -> Markup {
     }
 }
 
-fn capital(text: &str) -> String {
+/// With a capital letter at the beginning.
+pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
