@@ -18,16 +18,24 @@ use crate::statistics::Spread;
 /// A folder that cannot be made or written to.
 pub(crate) fn write(recorded: &Recorded, folder: &Path) -> Result<usize> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut count = 0;
+    let files = files(recorded);
+    for (name, text) in &files {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(files.len())
+}
+
+/// Names and texts.
+pub(crate) fn files(recorded: &Recorded) -> Vec<(String, String)> {
+    let mut files = Vec::new();
     for panel in Panel::newest(recorded) {
         for row in &panel.rows {
             let Some(text) = text(row) else { continue };
-            let path = folder.join(format!("{}-{}.hgrm", plain(panel.workload), plain(row.name)));
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            count += 1;
+            files.push((format!("{}-{}.hgrm", plain(panel.workload), plain(row.name)), text));
         }
     }
-    Ok(count)
+    files
 }
 
 /// The percentiles over all rounds: (quantile, median in µs), and how many round trips there were.

@@ -4,6 +4,7 @@
 //! program says of its version. Asking is all that is done; what does not answer is left out.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,11 +50,10 @@ impl Provenance {
             let command = command_line(&words);
             let name = program_name(&command);
             found.commands.push(command);
-            if !found.versions.contains_key(&name) {
+            if let Entry::Vacant(entry) = found.versions.entry(name) {
                 // By the file that runs: another one of that name may be in PATH.
-                let program = folder.join("exe");
-                if let Some(version) = version_of(&program, &name) {
-                    found.versions.insert(name, version);
+                if let Some(version) = version_of(&folder.join("exe"), entry.key()) {
+                    entry.insert(version);
                 }
             }
         }

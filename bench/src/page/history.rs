@@ -85,6 +85,7 @@ fn chart(
     let largest = spreads().map(|it| it.median).reduce(f64::max)?;
     let axis = Linear::to(spreads().map(|it| it.max).fold(largest, f64::max).min(1.6 * largest));
     let x = |index: usize| 5.0 + 90.0 * index as f64 / (commits.len().max(2) - 1) as f64;
+    let last = commits.len().saturating_sub(1);
     let curve = |(name, points): &(&str, Vec<(usize, Spread)>)| Curve {
         name: (*name).to_owned(),
         style: page.style(name),
@@ -101,7 +102,8 @@ fn chart(
                 ),
             })
             .collect(),
-        figures: [points.first(), points.last()]
+        figures: [0, last]
+            .map(|at| points.iter().find(|(index, _)| *index == at))
             .map(|point| point.map_or_else(|| "–".to_owned(), |(_, it)| short(it.median)))
             .to_vec(),
         marked: true,
