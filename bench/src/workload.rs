@@ -179,7 +179,8 @@ impl FromStr for Workload {
         parse().ok_or_else(|| {
             anyhow!(
                 "{name:?} is no workload: tcpN (N streams, 1 to {STREAMS_MAX}), udpLEN or \
-                 udpLEN@RATE ({DATAGRAM_MIN} to {DATAGRAM_MAX} bytes, such as udp1400@500M), ping, ping+tcpN"
+                 udpLEN@RATE ({DATAGRAM_MIN} to {DATAGRAM_MAX} bytes, such as udp1400@500M), ping, \
+                 ping+tcpN"
             )
         })
     }

@@ -119,13 +119,7 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
         listen => listen,
     };
     writeln!(out, "  listening   {listen} (pid {})", status.pid)?;
-    for peer in status.peers.iter().take(PEERS_SHOWN) {
-        describe_peer(peer, out)?;
-    }
-    if status.peers.len() > PEERS_SHOWN {
-        let more = status.peers.len() - PEERS_SHOWN;
-        writeln!(out, "  peer        {more} more (`--json` or `wg show` has all)")?;
-    }
+    describe_peers(status, out)?;
     writeln!(
         out,
         "  device      MTU {}, gso_max_size {}, txqueuelen {}",
@@ -173,6 +167,17 @@ fn describe(status: &Status, out: &mut String) -> std::fmt::Result {
     describe_drops(status, out)
 }
 
+fn describe_peers(status: &Status, out: &mut String) -> std::fmt::Result {
+    for peer in status.peers.iter().take(PEERS_SHOWN) {
+        describe_peer(peer, out)?;
+    }
+    if status.peers.len() > PEERS_SHOWN {
+        let more = status.peers.len() - PEERS_SHOWN;
+        writeln!(out, "  peer        {more} more (`--json` or `wg show` has all)")?;
+    }
+    Ok(())
+}
+
 fn describe_direction(
     out: &mut String,
     name: &str,
@@ -202,7 +207,15 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
             worker.id, worker.outbound.packets, worker.inbound.packets, worker.sleeps
         )?;
     }
-    Ok(())
+    match status.flow_steering.as_str() {
+        "kernel program" => {
+            writeln!(out, "  flows       to the workers by a program in the kernel")
+        }
+        "learned" => {
+            writeln!(out, "  flows       to the workers by what they remember (no right to bpf)")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn describe_process(status: &Status, out: &mut String, seconds: f64) -> std::fmt::Result {

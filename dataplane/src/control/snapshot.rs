@@ -102,6 +102,8 @@ impl Snapshot {
                 udp_gro: running.is_some_and(|running| running.udp_gro),
                 tun_gro: self.fixed.tun_gro && !self.offloads.merge_refused(),
             },
+            flow_steering: running
+                .map_or_else(String::new, |running| running.view.flow_steering().to_owned()),
             socket_buffers: running.map(|running| running.buffers.clone()).unwrap_or_default(),
             workers: running.map_or_else(Vec::new, |running| self.workers(&running.view)),
             peers,

@@ -38,6 +38,8 @@ pub struct Status {
     pub backend: Backend,
     /// Offloads in use.
     pub offloads: Offloads,
+    /// How outbound flows find their tun queue: `one queue`, `kernel program`, or `learned`.
+    pub flow_steering: String,
     /// UDP socket buffers as the kernel granted them, in bytes (one socket).
     pub socket_buffers: SocketBuffers,
     /// One entry a worker.

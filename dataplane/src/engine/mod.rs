@@ -8,13 +8,14 @@ pub mod backend;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::debug;
 
 use crate::io::counters::Counters;
 pub use crate::io::outbox::Notice;
@@ -134,6 +135,7 @@ pub enum EngineError {
 #[derive(Clone, Debug)]
 pub struct EngineView {
     counters: Arc<[Arc<Counters>]>,
+    flow_steering: &'static str,
 }
 
 impl EngineView {
@@ -141,6 +143,12 @@ impl EngineView {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    /// How outbound flows find their tun queue: `one queue`, `kernel program`, or `learned`.
+    #[must_use]
+    pub fn flow_steering(&self) -> &'static str {
+        self.flow_steering
     }
 }
 
@@ -173,7 +181,7 @@ struct Common {
 impl Common {
     /// The packet path of the worker of `queue`.
     fn path(&self, queue: u16, own_port: u16, counters: &Arc<Counters>) -> Path {
-        let (steering, counters) = (self.steering.clone(), Arc::clone(counters));
+        let (steering, counters) = (self.steering.of_worker(queue), Arc::clone(counters));
         match &self.traffic {
             Traffic::Plain { peer } => Path::Plain {
                 outbound: Outbound::new(*peer, queue, steering.clone(), Arc::clone(&counters)),
@@ -199,6 +207,21 @@ impl Waker {
     }
 }
 
+/// Decides how flows find their queue.
+fn steer(queues: &[OwnedFd]) -> (Steering, &'static str) {
+    let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+    let Some(first) = queues.first().filter(|_| count > 1) else {
+        return (Steering::new(count), "one queue");
+    };
+    match sys::steer::by_flow(first.as_fd()) {
+        Ok(()) => (Steering::by_kernel(), "kernel program"),
+        Err(error) => {
+            debug!(%error, "no program picks the tun queues: workers remember the flows' queues");
+            (Steering::new(count), "learned")
+        }
+    }
+}
+
 impl Engine {
     /// Starts one thread for each queue and returns when all of them are ready.
     ///
@@ -210,17 +233,19 @@ impl Engine {
         let (failure_sender, failures) = bounded(count.max(1));
         let TunOffloads { tso, uso } = config.tun_offloads;
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
+        let (steering, flow_steering) = steer(&config.queues);
         let common = Common {
             queues: config.queues.into_iter().map(Arc::new).collect(),
             traffic: config.traffic,
             backend: config.backend,
             udp_gso: config.udp_gso,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
-            steering: Steering::new(u16::try_from(count).unwrap_or(u16::MAX)),
+            steering,
             notices: notice_sender,
             failures: failure_sender,
         };
-        let view = EngineView { counters: (0..count).map(|_| Arc::default()).collect() };
+        let counters = (0..count).map(|_| Arc::default()).collect();
+        let view = EngineView { counters, flow_steering };
         let stop = Arc::new(AtomicBool::new(false));
         let mut engine = Self { workers: Vec::new(), view, stop, notices, failures };
         let cpus = config.cpus.into_iter().chain(std::iter::repeat(None));

@@ -9,6 +9,7 @@ pub mod host;
 pub mod inherited;
 pub mod namespace;
 pub mod process;
+pub mod steer;
 pub mod tun;
 
 use std::io;

@@ -6,12 +6,14 @@
 //! them to its own queue, every flow would move there: the other workers would fall idle, and
 //! packets still in a flow's old queue would be overtaken by those in the new one.
 //!
-//! So the worker writes a flow to the queue that *reads* it: remembered from its first outbound
-//! packet, or chosen by hash if it was first seen inbound. What is remembered stays: packets that
-//! still come from a queue the flow has left must not call it back. Then the kernel's choice
-//! changes at most once, when a flow starts in both directions at the same instant. Left as a
-//! limit: after three seconds without inbound packets the kernel forgets a flow, which may then
-//! move to the queue of the kernel's own hash and, with the next inbound packet, back.
+//! Where we may, the kernel therefore picks by the flow alone (`sys::steer`), and a worker writes
+//! to its own queue. Elsewhere the worker writes a flow to the queue that *reads* it: remembered
+//! from its first outbound packet, or chosen by hash if it was first seen inbound. What is
+//! remembered stays: packets that still come from a queue the flow has left must not call it back.
+//! Then the kernel's choice changes at most once, when a flow starts in both directions at the same
+//! instant. Left as a limit of the second way: after three seconds without inbound packets the
+//! kernel forgets a flow, which may then move to the queue of the kernel's own hash and, with the
+//! next inbound packet, back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,14 +30,29 @@ pub struct Steering {
     /// `hash's upper bits | queue + 1`; 0 is empty.
     table: Option<Arc<[AtomicU32]>>,
     queues: u16,
+    /// Where this worker writes, without a table.
+    own: u16,
 }
 
 impl Steering {
-    /// For `queues` queues; with one there is nothing to steer.
+    /// For `queues` queues, among which the kernel does not pick by the flow; with one there is
+    /// nothing to steer.
     #[must_use]
     pub fn new(queues: u16) -> Self {
         let table = (queues > 1).then(|| (0..BUCKETS).map(|_| AtomicU32::new(0)).collect());
-        Self { table, queues: queues.max(1) }
+        Self { table, queues: queues.max(1), own: 0 }
+    }
+
+    /// For queues among which the kernel picks by the flow.
+    #[must_use]
+    pub fn by_kernel() -> Self {
+        Self { table: None, queues: 1, own: 0 }
+    }
+
+    /// The same for the worker of `queue`.
+    #[must_use]
+    pub fn of_worker(&self, queue: u16) -> Self {
+        Self { own: queue, ..self.clone() }
     }
 
     /// Whether flows have to be told apart at all.
@@ -60,7 +77,7 @@ impl Steering {
     #[inline]
     #[must_use]
     pub fn queue_for(&self, flow_hash: u32) -> u16 {
-        let Some(table) = &self.table else { return 0 };
+        let Some(table) = &self.table else { return self.own };
         let bucket = &table[flow_hash as usize % BUCKETS];
         self.remembered(bucket.load(Ordering::Relaxed), flow_hash).unwrap_or_else(|| {
             let queue = self.hashed(flow_hash);
@@ -123,5 +140,7 @@ mod tests {
         }
         assert!(seen.iter().all(|&count| count > 20_000), "{seen:?}");
         assert_eq!(Steering::new(1).queue_for(u32::MAX), 0);
+        let steering = Steering::by_kernel().of_worker(2);
+        assert_eq!((steering.is_active(), steering.queue_for(u32::MAX)), (false, 2));
     }
 }
