@@ -29,7 +29,8 @@ pub(crate) fn text(recorded: &Recorded, baseline: Option<&str>) -> String {
     }
     text.push_str(
         "Median [min–max] of all rounds; ×: median of the ratios within a round. Gb/s and kpps are \
-         payload at the receiver. ~n/m: in n of m runs others took more than 5 % of the CPU time.\n",
+         payload at the receiver. ~n/m: in n of m runs others took more than 5 % of the CPU \
+         time.\n",
     );
     text
 }

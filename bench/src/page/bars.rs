@@ -62,7 +62,9 @@ fn row(bar: &Bar, unit: &str, axis: Linear) -> Markup {
         div class="row" {
             div class=(if bar.ours { "name ours" } else { "name" }) {
                 (bar.name)
-                @if !bar.mark.is_empty() { small title="rounds that others disturbed" { (bar.mark) } }
+                @if !bar.mark.is_empty() {
+                    small title="rounds that others disturbed" { (bar.mark) }
+                }
             }
             @if let Some(value) = bar.value() {
                 (track(bar, value, unit, axis))

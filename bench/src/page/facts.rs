@@ -30,7 +30,9 @@ pub(super) fn cards(page: &Page<'_>) -> Markup {
 
 fn facts(environment: &Map<String, Value>) -> Markup {
     if environment.is_empty() {
-        return html! { p class="muted" { "The beginning of this benchmark is not in the journal." } };
+        return html! {
+            p class="muted" { "The beginning of this benchmark is not in the journal." }
+        };
     }
     html! {
         div class="scroll" {

@@ -60,7 +60,8 @@ fn tile(page: &Page<'_>, panel: &Panel<'_>) -> Markup {
         div class="card" {
             div class="tile-name" { (title(panel.workload, panel.forward)) }
             div class="tile-value" {
-                (median.map(short).unwrap_or_default()) " " span class="unit" { (panel.metric.unit) }
+                (median.map(short).unwrap_or_default()) " "
+                span class="unit" { (panel.metric.unit) }
             }
             div class="muted" {
                 span class=[best.ours.then_some("tile-by")] { (best.name) }

@@ -54,8 +54,8 @@ fn card(page: &Page<'_>, newest: &Panel<'_>) -> Option<Markup> {
             (heading(newest))
             p class="muted" {
                 (if metric.less_is_better { "Less is better" } else { "More is better" })
-                "; medians with the smallest and largest of each commit. What was measured at different "
-                "times may differ by the machine, which the ratio divides out."
+                "; medians with the smallest and largest of each commit. What was measured at "
+                "different times may differ by the machine, which the ratio divides out."
             }
             div class="pair" {
                 @for chart in [relative, absolute].into_iter().flatten() { (chart) }

@@ -91,7 +91,11 @@ pub(crate) fn html(recorded: &Recorded, baseline: Option<&str>) -> String {
             body {
                 header { (glance::header(&page)) }
                 nav aria-label="Parts of this page" {
-                    ul { @for (id, title, _) in &parts { li { a href=(format!("#{id}")) { (title) } } } }
+                    ul {
+                        @for (id, title, _) in &parts {
+                            li { a href=(format!("#{id}")) { (title) } }
+                        }
+                    }
                 }
                 main {
                     @for (id, title, body) in &parts {
@@ -118,17 +122,18 @@ fn heading(panel: &Panel<'_>) -> Markup {
 fn how_to_read() -> Markup {
     html! {
         p {
-            "Bars are medians over all rounds, whiskers go from the smallest to the largest, every dot "
-            "is a round; hollow ones were disturbed: other guests of the host or other processes took "
-            "more than 5 % of the CPU time. An arrow: the largest is beyond the axis. ×: median of the "
-            "ratios within a round, which a slow minute of the machine does not change. Gb/s is payload "
-            "at the receiver. Daemon CPU is that of the tunnel's processes on both ends; busy CPU is "
-            "all that the machine did, and the only one that is fair to tunnels in the kernel."
+            "Bars are medians over all rounds, whiskers go from the smallest to the largest, every "
+            "dot is a round; hollow ones were disturbed: other guests of the host or other "
+            "processes took more than 5 % of the CPU time. An arrow: the largest is beyond the "
+            "axis. ×: median of the ratios within a round, which a slow minute of the machine does "
+            "not change. Gb/s is payload at the receiver. Daemon CPU is that of the tunnel's "
+            "processes on both ends; busy CPU is all that the machine did, and the only one that "
+            "is fair to tunnels in the kernel."
         }
         p {
-            "Compare ratios, never absolutes of two runs. Ranges that overlap are equal as far as one "
-            "can tell; " code { "ringtun-bench compare" } " says what is sure. Every tool's own output "
-            "is in the journal that this page was made of."
+            "Compare ratios, never absolutes of two runs. Ranges that overlap are equal as far as "
+            "one can tell; " code { "ringtun-bench compare" } " says what is sure. Every tool's "
+            "own output is in the journal that this page was made of."
         }
     }
 }

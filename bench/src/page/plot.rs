@@ -100,14 +100,16 @@ fn plot(frame: &Frame, curves: &[Curve]) -> Markup {
                 text x="0" y=(down(*at)) dx="-8" dy="4" text-anchor="end" { (text) }
             }
             @for (at, text) in &frame.x_ticks {
-                line class="grid" x1=(format!("{at:.3}%")) x2=(format!("{at:.3}%")) y1="0" y2="100%" {}
-                text x=(format!("{at:.3}%")) y="100%" dy="17" text-anchor="middle" { (text) }
+                @let x = format!("{at:.3}%");
+                line class="grid" x1=(x) x2=(x) y1="0" y2="100%" {}
+                text x=(x) y="100%" dy="17" text-anchor="middle" { (text) }
             }
             line class="zero" x1="0" x2="100%" y1="100%" y2="100%" {}
             text x="50%" y="100%" dy="33" text-anchor="middle" { (frame.x_title) }
             svg width="100%" height="100%" viewBox="0 0 1000 1000" preserveAspectRatio="none" {
                 @for curve in others.iter().chain(&ours) {
-                    polyline class=(format!("mark {}", curve.style.curve())) points=(path(&curve.points)) {
+                    @let class = format!("mark {}", curve.style.curve());
+                    polyline class=(class) points=(path(&curve.points)) {
                         title { (curve.name) }
                     }
                 }
@@ -142,8 +144,9 @@ fn points(curve: &Curve) -> Markup {
 }
 
 fn legend(frame: &Frame, curves: &[Curve]) -> Markup {
+    let label = format!("Figures of: {}", frame.caption);
     html! {
-        div class="scroll" tabindex="0" role="region" aria-label=(format!("Figures of: {}", frame.caption)) {
+        div class="scroll" tabindex="0" role="region" aria-label=(label) {
             table {
                 thead { tr {
                     th scope="col" { "tunnel" }
