@@ -24,7 +24,8 @@ impl Linear {
 
     /// In per cent of the axis, never beyond it.
     pub(super) fn percent(&self, value: f64) -> f64 {
-        (100.0 * value / (self.step * f64::from(self.steps))).clamp(0.0, 100.0)
+        let percent = 100.0 * value / (self.step * f64::from(self.steps));
+        if percent.is_nan() { 0.0 } else { percent.clamp(0.0, 100.0) }
     }
 
     /// Whether the axis ends before it.
@@ -117,6 +118,7 @@ mod tests {
             let axis = Linear::to(value);
             assert!((2..=6).contains(&axis.ticks().len()), "{value}");
             assert!((0.0..=100.0).contains(&axis.percent(1.0)), "{value}");
+            assert!((0.0..=100.0).contains(&axis.percent(f64::NAN)), "{value}");
         }
         assert_eq!(Log::around([0.0, -1.0, f64::NAN]), None);
         let one = Log::around([50.0]).unwrap();
