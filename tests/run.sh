@@ -50,6 +50,7 @@ if [ -n "$full" ]; then
         'qemu-system-x86_64:qemu-system-x86:the tests with the WireGuard of the kernel are left out'
         'busybox:busybox-static:the tests with the WireGuard of the kernel are left out'
         'cpio:cpio:the tests with the WireGuard of the kernel are left out'
+        'chromium:chromium:the tests of the report in a browser are left out'
     )
 fi
 packages=()

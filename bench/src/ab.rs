@@ -13,6 +13,7 @@ use ringtun::lab::{Entered, Pair};
 
 use crate::competitors::{self, Competitor, End, OtherBuild, Slot, Tunnel};
 use crate::environment::Environment;
+use crate::provenance::Provenance;
 use crate::record::Journal;
 use crate::report::{self, Entry};
 use crate::session::{Session, Turn, find_iperf3};
@@ -67,7 +68,13 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     }
     let running: Vec<(String, String)> =
         tunnels.iter().map(|(name, tunnel)| (name.clone(), tunnel.how.clone())).collect();
-    let journal = Journal::open(args.json.as_deref(), &environment, &running)?;
+    let mut journal = Journal::open(args.json.as_deref(), &environment, &running)?;
+    for (name, tunnel) in &tunnels {
+        journal.tunnel(name, &Provenance::of(tunnel))?;
+    }
+    for (name, how) in &entries {
+        how.as_ref().map_or_else(|why| journal.absent(name, why), |_| Ok(()))?;
+    }
     let total = usize::from(args.rounds) * args.workload.len() * tunnels.len();
     let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
     rounds(args, &pair, &mut tunnels, &mut session)?;

@@ -1,12 +1,46 @@
 //! On what machine, with what, and when: the header of every result.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringtun::lab::{Entered, Host, WIRE_MTU};
 use serde::Serialize;
+
+use crate::provenance::version;
+
+/// Settings of the kernel that move packets differently. Those of the lab's hosts where the kernel
+/// has them for each namespace, and the machine's otherwise.
+const SYSCTLS: &[&str] = &[
+    "kernel.io_uring_disabled",
+    "net.core.busy_poll",
+    "net.core.busy_read",
+    "net.core.default_qdisc",
+    "net.core.netdev_budget",
+    "net.core.netdev_max_backlog",
+    "net.core.optmem_max",
+    "net.core.rmem_default",
+    "net.core.rmem_max",
+    "net.core.wmem_default",
+    "net.core.wmem_max",
+    "net.ipv4.ip_forward",
+    "net.ipv4.ipfrag_high_thresh",
+    "net.ipv4.ipfrag_time",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_mtu_probing",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.udp_mem",
+    "net.ipv6.ip6frag_high_thresh",
+    "net.ipv6.ip6frag_time",
+];
+/// [`SYSCTLS`] outside the lab.
+static MACHINE: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
 /// What a result means nothing without.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +60,18 @@ pub(crate) struct Environment {
     pub(crate) rmem_max: String,
     pub(crate) iperf3: String,
     pub(crate) command_line: String,
+    /// `performance`, `powersave`, …; unknown where the CPU's clock is not ours to see.
+    pub(crate) cpu_governor: String,
+    /// Where the kernel has its time from.
+    pub(crate) clock_source: String,
+    /// Of the last 1, 5 and 15 minutes, before the first run.
+    pub(crate) load_average: String,
+    /// By name; those that this kernel does not have are left out.
+    pub(crate) sysctls: BTreeMap<String, String>,
+    /// By interface of the left host, and by name: whether it is on.
+    pub(crate) offloads: BTreeMap<String, BTreeMap<String, bool>>,
+    /// What the tools say of themselves; those of the tunnels are with the tunnels.
+    pub(crate) versions: BTreeMap<String, String>,
 }
 
 impl Environment {
@@ -48,6 +94,15 @@ impl Environment {
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             iperf3: first_line("iperf3", &["--version"]).unwrap_or_else(unknown),
             command_line: env::args().collect::<Vec<_>>().join(" "),
+            cpu_governor: line_of(GOVERNOR),
+            clock_source: line_of(CLOCK),
+            load_average: line_of("/proc/loadavg"),
+            sysctls: sysctls(host),
+            offloads: offloads(host),
+            versions: ["iperf3", "wg"]
+                .iter()
+                .filter_map(|&name| Some((name.to_owned(), version(name)?)))
+                .collect(),
         }
     }
 
@@ -69,6 +124,37 @@ impl Environment {
         ];
         lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
     }
+}
+
+/// Reads what only the machine's own namespace shows. To be called before the lab is entered;
+/// without it, settings that hosts of the lab do not have are left out.
+pub(crate) fn remember_machine() {
+    let read = |key: &str| fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).ok();
+    let found = SYSCTLS.iter().filter_map(|&key| Some((key.to_owned(), read(key)?)));
+    // A second call changes nothing.
+    let _ = MACHINE.set(found.collect());
+}
+
+fn sysctls(host: &Host) -> BTreeMap<String, String> {
+    let of_machine = |key: &str| MACHINE.get()?.get(key).cloned();
+    let read = |key: &str| {
+        let value = host.sysctl(key).ok().or_else(|| of_machine(key))?;
+        Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    SYSCTLS.iter().filter_map(|&key| Some((key.to_owned(), read(key)?))).collect()
+}
+
+fn offloads(host: &Host) -> BTreeMap<String, BTreeMap<String, bool>> {
+    let interfaces = host.interfaces().unwrap_or_default().into_iter().map(|(name, _)| name);
+    let of = |name: String| {
+        let found = host.offloads(&name).ok()?;
+        Some((name, found.into_iter().map(|(offload, on)| (offload.to_owned(), on)).collect()))
+    };
+    interfaces.filter(|name| name != "lo").filter_map(of).collect()
+}
+
+fn line_of(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| unknown(), |text| text.trim().to_owned())
 }
 
 fn unknown() -> String {

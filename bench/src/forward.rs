@@ -21,6 +21,7 @@ use ringtun::lab::{Address, Entered, Line, WIRE_MTU};
 
 use crate::competitors::{self, Competitor, End, Engine, Slot, Tunnel};
 use crate::environment::Environment;
+use crate::provenance::Provenance;
 use crate::record::{Journal, Record};
 use crate::session::{Session, Turn, find_iperf3};
 use crate::statistics::{Spread, median_ratio, quotient};
@@ -76,7 +77,10 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let cells = cells(sizes);
     let hows: Vec<_> =
         sizes.iter().zip(&tunnels).map(|(size, it)| (size.to_string(), it.how.clone())).collect();
-    let journal = Journal::open(args.json.as_deref(), &environment, &hows)?;
+    let mut journal = Journal::open(args.json.as_deref(), &environment, &hows)?;
+    for ((name, _), tunnel) in hows.iter().zip(&tunnels) {
+        journal.tunnel(name, &Provenance::of(tunnel))?;
+    }
     let total = usize::from(args.rounds) * cells.len();
     let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
     rounds(args.rounds, &line, &cells, &mut tunnels, &mut session)?;

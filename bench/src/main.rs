@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! main ─► lab::enter ─► ab       competitors on one wire, workloads, interleaved rounds
-//!                    └► forward  what gso_max_size does to forwarded traffic
+//!      │             └► forward  what gso_max_size does to forwarded traffic
+//!      └► publish (report), compare: out of what was recorded
 //!   competitors   how each tunnel is started, and when it is ready
 //!   workload      what is sent, and what came of it          streams, iperf3 (its documents)
 //!   measure       CPU time and steal around a workload
 //!   session       one run of one workload through one tunnel, as a record
 //!   record        NDJSON, one line a run
-//!   report        records to tables                           table, statistics
-//!   environment   on what machine all of this happened
+//!   report        records to tables, on the terminal          table, statistics
+//!   environment   on what machine all of this happened        provenance (commands, versions)
+//!   journal       what was recorded, read back and grouped
+//!   page, markdown, hgrm   for people, READMEs, HdrHistogram's plotter     columns
+//!   compare       two of them, with a verdict                 inference
 //! ```
 //!
 //! This program is also the `ringtun` that it measures: started under that name it is nothing
@@ -18,11 +22,20 @@
 #![forbid(unsafe_code)]
 
 mod ab;
+mod columns;
+mod compare;
 mod competitors;
 mod environment;
 mod forward;
+mod hgrm;
+mod inference;
 mod iperf3;
+mod journal;
+mod markdown;
 mod measure;
+mod page;
+mod provenance;
+mod publish;
 mod record;
 mod report;
 mod session;
@@ -61,6 +74,10 @@ enum Command {
     Ab(ab::Args),
     /// gso_max_size full and matched, for local and for forwarded traffic
     Forward(forward::Args),
+    /// What --json recorded as a page with charts, as Markdown, as .hgrm files
+    Report(publish::Args),
+    /// Two tunnels, or two commits, out of what --json recorded: which is faster, if any
+    Compare(compare::Args),
 }
 
 /// How a benchmark ended.
@@ -90,13 +107,21 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Outcome> {
+    match &cli.command {
+        Command::Ab(args) => measure(|entered, stop| ab::run(args, entered, stop)),
+        Command::Forward(args) => measure(|entered, stop| forward::run(args, entered, stop)),
+        Command::Report(args) => publish::run(args),
+        Command::Compare(args) => compare::run(args),
+    }
+}
+
+/// In a lab, to be stopped by signals.
+fn measure(work: impl FnOnce(lab::Entered, &Stop) -> Result<Outcome>) -> Result<Outcome> {
+    environment::remember_machine();
     // Before anything starts a thread.
     let entered = lab::enter()?;
     let stop = stop_on_signals()?;
-    let result = match &cli.command {
-        Command::Ab(args) => ab::run(args, entered, &stop),
-        Command::Forward(args) => forward::run(args, entered, &stop),
-    };
+    let result = work(entered, &stop);
     // Whatever failed after a signal failed because of it.
     let result = if stop.raised() { Ok(Outcome::Interrupted) } else { result };
     if let Ok(Outcome::Interrupted) = result {

@@ -2,20 +2,21 @@
 //! that an interrupted benchmark leaves what it measured.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ringtun::control::status::{Direction, Status};
-use serde::Serialize;
+use ringtun::control::status::{Direction, Status, Worker};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::environment::Environment;
 use crate::measure::Cost;
+use crate::provenance::Provenance;
 use crate::workload::Figures;
 
 /// The version of the lines; fields are only added within a version.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// One workload through one tunnel once.
 #[derive(Clone, Debug, Serialize)]
@@ -40,7 +41,8 @@ pub(crate) struct Record {
 }
 
 /// An engine before and after a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct EngineUse {
     pub(crate) before: Status,
     pub(crate) after: Status,
@@ -49,8 +51,18 @@ pub(crate) struct EngineUse {
 impl EngineUse {
     /// What passed tun → wire in between, over all workers.
     pub(crate) fn outbound(&self) -> Direction {
+        self.between(|worker| &worker.outbound)
+    }
+
+    /// What passed wire → tun in between, over all workers.
+    pub(crate) fn inbound(&self) -> Direction {
+        self.between(|worker| &worker.inbound)
+    }
+
+    fn between(&self, way: fn(&Worker) -> &Direction) -> Direction {
         let sum = |status: &Status, field: fn(&Direction) -> u64| -> u64 {
-            status.workers.iter().map(|worker| field(&worker.outbound)).sum()
+            let counts = status.workers.iter().map(|worker| field(way(worker)));
+            counts.fold(0, u64::saturating_add)
         };
         let between = |field: fn(&Direction) -> u64| {
             sum(&self.after, field).saturating_sub(sum(&self.before, field))
@@ -66,7 +78,11 @@ impl EngineUse {
 
 /// Where records go, if anywhere.
 #[derive(Debug, Default)]
-pub(crate) struct Journal(Option<File>);
+pub(crate) struct Journal {
+    file: Option<File>,
+    /// In every line, so that runs find their beginning even when two benchmarks share a file.
+    session: String,
+}
 
 impl Journal {
     /// Appends to `path`, beginning with the environment and how each tunnel is run.
@@ -78,14 +94,34 @@ impl Journal {
         environment: &Environment,
         tunnels: &[(String, String)],
     ) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self(None)) };
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let mut journal = Self(Some(file));
+        let Some(path) = path else { return Ok(Self::default()) };
+        let file = OpenOptions::new().create(true).append(true).read(true).open(path);
+        let mut file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        end_broken_line(&mut file).with_context(|| format!("cannot read {}", path.display()))?;
+        let session = format!("{} {}", environment.date, std::process::id());
+        let mut journal = Self { file: Some(file), session };
         let tunnels: Vec<_> =
             tunnels.iter().map(|(name, how)| json!({ "name": name, "how": how })).collect();
         journal.write("start", &json!({ "environment": environment, "tunnels": tunnels }))?;
         Ok(journal)
+    }
+
+    /// Appends what exactly a tunnel is, for those that have more to say than its one command.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub(crate) fn tunnel(&mut self, name: &str, provenance: &Provenance) -> Result<()> {
+        let Provenance { commands, versions } = provenance;
+        let body = json!({ "name": name, "commands": commands, "versions": versions });
+        self.write("tunnel", &body)
+    }
+
+    /// Appends why a tunnel was not measured.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub(crate) fn absent(&mut self, name: &str, why: &str) -> Result<()> {
+        self.write("absent", &json!({ "name": name, "why": why }))
     }
 
     /// Appends a run.
@@ -93,15 +129,15 @@ impl Journal {
     /// # Errors
     /// A full disk and the like.
     pub(crate) fn run(&mut self, record: &Record) -> Result<()> {
-        if self.0.is_none() {
+        if self.file.is_none() {
             return Ok(());
         }
         self.write("run", &serde_json::to_value(record)?)
     }
 
     fn write(&mut self, kind: &str, body: &Value) -> Result<()> {
-        let Some(file) = &mut self.0 else { return Ok(()) };
-        let mut line = json!({ "version": VERSION, "kind": kind });
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut line = json!({ "version": VERSION, "kind": kind, "session": self.session });
         if let (Some(line), Some(body)) = (line.as_object_mut(), body.as_object()) {
             line.extend(body.clone());
         }
@@ -112,10 +148,18 @@ impl Journal {
     }
 }
 
+/// What an earlier run that was killed left half written must not swallow our first line.
+fn end_broken_line(file: &mut File) -> io::Result<()> {
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
+}
+
 #[cfg(test)]
 mod tests {
-    use ringtun::control::status::Worker;
-
     use super::*;
 
     #[test]

@@ -27,14 +27,22 @@ impl Spread {
     }
 }
 
-/// The median of the ratios of values measured in the same round; rounds in which one of the two
-/// is missing are left out.
-pub(crate) fn median_ratio(values: &[(usize, f64)], baseline: &[(usize, f64)]) -> Option<Spread> {
-    let ratio = |&(round, value): &(usize, f64)| {
-        let (_, base) = baseline.iter().find(|(other, _)| *other == round)?;
+/// The ratios of values measured in the same round; rounds in which one of the two is missing are
+/// left out.
+pub(crate) fn ratios<R: PartialEq>(values: &[(R, f64)], baseline: &[(R, f64)]) -> Vec<f64> {
+    let ratio = |(round, value): &(R, f64)| {
+        let (_, base) = baseline.iter().find(|(other, _)| other == round)?;
         (*base > 0.0).then(|| value / base)
     };
-    Spread::of(values.iter().filter_map(ratio))
+    values.iter().filter_map(ratio).collect()
+}
+
+/// The median of these.
+pub(crate) fn median_ratio<R: PartialEq>(
+    values: &[(R, f64)],
+    baseline: &[(R, f64)],
+) -> Option<Spread> {
+    Spread::of(ratios(values, baseline))
 }
 
 /// `part / whole`, unless there is no whole.

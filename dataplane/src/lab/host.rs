@@ -258,6 +258,22 @@ impl Host {
         })
     }
 
+    /// Which offloads of an interface are on: `("tso", true)`.
+    ///
+    /// # Errors
+    /// [`LabError::Network`].
+    pub fn offloads(&self, interface: &str) -> Result<Vec<(&'static str, bool)>, LabError> {
+        let ask = || {
+            let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+            namespace::offloads(socket.as_fd(), interface)
+        };
+        self.run(ask)?.map_err(|source| LabError::Network {
+            host: self.name.clone(),
+            what: format!("ask for the offloads of {interface}"),
+            source,
+        })
+    }
+
     /// Its interfaces and what passed them so far.
     ///
     /// # Errors

@@ -207,6 +207,15 @@ struct EthtoolValue {
 
 const ETHTOOL_SGRO: u32 = 0x2c;
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
+/// Offloads that ethtool has a question of its own for.
+const OFFLOAD_QUESTIONS: [(&str, u32); 6] = [
+    ("rx-checksum", 0x14),
+    ("tx-checksum", 0x16),
+    ("scatter-gather", 0x18),
+    ("tso", 0x1e),
+    ("gso", 0x23),
+    ("gro", 0x2b),
+];
 
 /// Switches generic receive offload of `interface` in the network namespace of `socket`.
 ///
@@ -217,7 +226,29 @@ pub fn set_receive_offload(
     interface: &str,
     enabled: bool,
 ) -> io::Result<()> {
-    let mut value = EthtoolValue { command: ETHTOOL_SGRO, data: u32::from(enabled) };
+    ethtool(socket, interface, ETHTOOL_SGRO, u32::from(enabled)).map(|_| ())
+}
+
+/// Which offloads of `interface` in the network namespace of `socket` are on; those that it does
+/// not know are left out.
+///
+/// # Errors
+/// EINVAL for a name that is too long, ENODEV.
+pub fn offloads(socket: BorrowedFd<'_>, interface: &str) -> io::Result<Vec<(&'static str, bool)>> {
+    let mut found = Vec::new();
+    for (name, question) in OFFLOAD_QUESTIONS {
+        match ethtool(socket, interface, question, 0) {
+            Ok(answer) => found.push((name, answer != 0)),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// One question or order; returns the value that the kernel left.
+fn ethtool(socket: BorrowedFd<'_>, interface: &str, command: u32, data: u32) -> io::Result<u32> {
+    let mut value = EthtoolValue { command, data };
     // SAFETY: ifreq is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -228,8 +259,9 @@ pub fn set_receive_offload(
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // SAFETY: `request` and the value it points to live through the call, and the kernel reads
-    // only `value` for this command.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) })
+    // and writes only `value` for the commands of this file.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) })?;
+    Ok(value.data)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
