@@ -34,7 +34,7 @@ pub(crate) struct Args {
     seconds: u64,
 
     /// What is sent: tcpN, tcpN-r, udpLEN, udpLEN@RATE, udpLEN@max, imix@RATE, imix@max, ping,
-    /// ping+tcpN
+    /// ping+tcpN, connect, idle
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 

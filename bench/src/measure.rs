@@ -6,6 +6,7 @@
 //! charged to whoever was interrupted; only the machine's busy time has all of it.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -37,6 +38,15 @@ pub(crate) struct Cost {
     /// Time in which the machine's CPUs did anything, including softirq and iperf3, but without
     /// what processes took that are not ours.
     pub(crate) busy_cpu_seconds: f64,
+    /// The part of it in softirq, where the kernel handles packets.
+    pub(crate) softirq_cpu_seconds: f64,
+    /// How often a thread of the tunnel's processes was switched away from: it went to sleep, or
+    /// another took its core.
+    pub(crate) daemon_context_switches: u64,
+    /// Those of them that were going to sleep; each had a wake-up before.
+    pub(crate) daemon_sleeps: u64,
+    /// The most that one of the tunnel's processes has had resident since it began.
+    pub(crate) daemon_peak_memory_bytes: u64,
     /// The part of all CPU time that other guests took, 0 to 1.
     pub(crate) steal: f64,
     /// The part of all CPU time that processes took that are not ours, 0 to 1.
@@ -81,6 +91,14 @@ impl Mark {
             wall_seconds: now.at.duration_since(self.at).as_secs_f64(),
             daemon_cpu_seconds: daemon / TICKS_PER_SECOND,
             busy_cpu_seconds: (busy - others).max(0.0) / TICKS_PER_SECOND,
+            softirq_cpu_seconds: seconds(now.machine.softirq, self.machine.softirq)
+                / TICKS_PER_SECOND,
+            daemon_context_switches: now
+                .processes
+                .daemon_switches
+                .saturating_sub(self.processes.daemon_switches),
+            daemon_sleeps: now.processes.daemon_sleeps.saturating_sub(self.processes.daemon_sleeps),
+            daemon_peak_memory_bytes: now.processes.daemon_peak_bytes,
             steal: part(seconds(now.machine.steal, self.machine.steal)),
             other_load: part(others),
         })
@@ -92,6 +110,7 @@ impl Mark {
 struct Machine {
     all: u64,
     busy: u64,
+    softirq: u64,
     steal: u64,
 }
 
@@ -104,7 +123,7 @@ fn parse_machine(stat: &str) -> Option<Machine> {
         return None;
     };
     let busy = user + nice + system + hardirq + softirq;
-    Some(Machine { all: busy + idle + wait + steal, busy, steal })
+    Some(Machine { all: busy + idle + wait + steal, busy, softirq, steal })
 }
 
 /// Ticks of processes since they started.
@@ -115,6 +134,12 @@ struct Processes {
     /// Of everybody else but us, our children (iperf3) and the kernel. Time of a process that ended
     /// is its parent's from then on, so that short-lived ones count as well.
     others: u64,
+    /// Of the groups' threads: going to sleep and being driven off a core …
+    daemon_switches: u64,
+    /// … and only the former.
+    daemon_sleeps: u64,
+    /// The largest of the groups' processes at its largest.
+    daemon_peak_bytes: u64,
 }
 
 impl Processes {
@@ -131,11 +156,29 @@ impl Processes {
             let is_kernel = pid == KTHREADD || process.parent == KTHREADD;
             if groups.contains(&process.group) {
                 sum.daemons += process.ticks;
+                sum.look_closer(&entry.path());
             } else if pid != us && process.parent != us && !is_kernel {
                 sum.others += process.ticks;
             }
         }
         Ok(sum)
+    }
+
+    /// Adds what only the longer files of a process and its threads tell.
+    fn look_closer(&mut self, process: &Path) {
+        let read = |path: &Path| fs::read_to_string(path.join("status")).unwrap_or_default();
+        let field = |status: &str, name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let peak = field(&read(process), "VmHWM:") * 1024;
+        self.daemon_peak_bytes = self.daemon_peak_bytes.max(peak);
+        for thread in fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
+            let status = read(&thread.path());
+            let sleeps = field(&status, "voluntary_ctxt_switches:");
+            self.daemon_sleeps += sleeps;
+            self.daemon_switches += sleeps + field(&status, "nonvoluntary_ctxt_switches:");
+        }
     }
 }
 
@@ -170,7 +213,7 @@ mod tests {
     fn the_machine_is_busy_idle_or_stolen() {
         let machine = parse_machine(STAT).unwrap();
         assert_eq!(machine.busy, 232_338 + 58_147 + 6_736);
-        assert_eq!(machine.steal, 14_379);
+        assert_eq!((machine.softirq, machine.steal), (6_736, 14_379));
         assert_eq!(machine.all, machine.busy + 487_501 + 11_004 + 14_379);
     }
 
@@ -198,9 +241,12 @@ mod tests {
         while begin.elapsed().as_millis() < 120 {
             std::hint::spin_loop();
         }
+        std::thread::sleep(std::time::Duration::from_millis(1));
         let cost = mark.cost().unwrap();
         assert!(cost.wall_seconds >= 0.12);
         assert!(cost.daemon_cpu_seconds > 0.0, "{cost:?}");
+        assert!(cost.daemon_peak_memory_bytes > 1 << 20, "{cost:?}");
+        assert!(cost.daemon_context_switches >= cost.daemon_sleeps && cost.daemon_sleeps > 0);
     }
 
     #[test]

@@ -45,6 +45,17 @@ pub(crate) fn workload(
         Workload::Ping => {
             &["tunnel", "p50 µs", "p99 µs", &versus, "lost", "daemon CPU µs/trip", "~"]
         }
+        Workload::Connect => &[
+            "tunnel",
+            "per second",
+            "p50 µs",
+            "p99 µs",
+            &versus,
+            "failed",
+            "daemon CPU µs each",
+            "~",
+        ],
+        Workload::Idle => &["tunnel", "wake-ups/s", &versus, "daemon CPU ms/s", "~"],
         Workload::PingUnder(_) => {
             &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", &versus, "lost", "Gb/s meanwhile", "~"]
         }
@@ -111,6 +122,8 @@ fn title(workload: &Workload) -> String {
             format!("{what}, {how}")
         }
         Workload::Ping => "UDP round trips at a fixed 500 a second, otherwise idle".to_owned(),
+        Workload::Connect => "short TCP connections, four clients at once".to_owned(),
+        Workload::Idle => "no traffic".to_owned(),
         Workload::PingUnder(streams) => format!(
             "UDP round trips at a fixed 500 a second, while {streams} TCP stream(s) fill the same \
              tunnel"
@@ -181,6 +194,27 @@ impl<'a> Row<'a> {
                 self.per(kpackets, busy),
                 disturbed,
             ],
+            Workload::Connect => vec![
+                value,
+                self.spread(|figures| Some(figures.connections()?.p50_us)),
+                self.spread(|figures| Some(figures.connections()?.p99_us)),
+                ratio,
+                count(
+                    self.good()
+                        .filter_map(|(_, it)| it.connections())
+                        .map(|it| it.failed as f64)
+                        .sum(),
+                ),
+                self.cpu_us_per_trip(),
+                disturbed,
+            ],
+            Workload::Idle => {
+                let ms_per_second = |run: &Record| {
+                    quotient(1e3 * run.cost.daemon_cpu_seconds, run.cost.wall_seconds)
+                };
+                let cpu = Spread::of(self.good().filter_map(|(run, _)| ms_per_second(run)));
+                vec![value, ratio, spread(cpu), disturbed]
+            }
             Workload::PingUnder(_) => vec![
                 value,
                 self.spread(|figures| Some(figures.round_trips()?.p50_us)),
@@ -266,7 +300,9 @@ fn lost(figures: &Figures) -> f64 {
 }
 
 fn trips(figures: &Figures) -> f64 {
-    figures.round_trips().map_or(0.0, |report| report.received as f64)
+    let connections = || Some(figures.connections()?.connections);
+    let trips = figures.round_trips().map(|report| report.received).or_else(connections);
+    trips.unwrap_or(0) as f64
 }
 
 #[cfg(test)]

@@ -130,10 +130,13 @@ impl<'a> Session<'a> {
         }
         let before = statuses(tunnel)?;
         let mark = Mark::now(&tunnel.groups())?;
-        let (figures, raw) = workload.run(route, self.seconds, &self.iperf3, self.stop)?;
+        let (mut figures, raw) = workload.run(route, self.seconds, &self.iperf3, self.stop)?;
         let mut cost = mark.cost()?;
         if workload.searches() {
             (cost.daemon_cpu_seconds, cost.busy_cpu_seconds) = (0.0, 0.0);
+        }
+        if let Figures::Idle { wakeups_per_second } = &mut figures {
+            *wakeups_per_second = cost.daemon_sleeps as f64 / cost.wall_seconds;
         }
         let pairs = before.into_iter().zip(statuses(tunnel)?);
         let engines = pairs.map(|(before, after)| EngineUse { before, after }).collect();

@@ -9,6 +9,8 @@
 //! | `udpLEN@max` | the highest rate with less than 0.1 % loss, found by halves | the same |
 //! | `imix@RATE`, `imix@max` | small, middle and large datagrams, 7 : 4 : 1 | the same |
 //! | `ping` | UDP echoes at a fixed rate through an idle tunnel | p50 and p99 |
+//! | `connect` | short TCP connections, four clients at once | connections a second, µs each |
+//! | `idle` | nothing | how often the tunnel's processes wake up |
 //! | `ping+tcpN` | the same while `tcpN` runs through the same tunnel | p50, p99, Gb/s |
 
 use std::fmt;
@@ -16,11 +18,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use ringtun::lab::Host;
-use ringtun::lab::traffic::{self, RoundTripReport, RoundTrips, Stop};
+use ringtun::lab::traffic::{self, ConnectionReport, RoundTripReport, RoundTrips, Stop};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,6 +51,10 @@ pub(crate) enum Workload {
     Ping,
     /// Round trips next to so many TCP streams.
     PingUnder(usize),
+    /// Short TCP connections.
+    Connect,
+    /// Nothing.
+    Idle,
 }
 
 /// Of datagrams' payloads.
@@ -85,6 +91,13 @@ pub(crate) enum Figures {
         round_trips: RoundTripReport,
         /// By iperf3.
         stream: Received,
+    },
+    /// Short connections.
+    Connections(ConnectionReport),
+    /// No traffic.
+    Idle {
+        /// Of all threads of the tunnel's processes, both ends.
+        wakeups_per_second: f64,
     },
 }
 
@@ -127,6 +140,8 @@ impl Workload {
                 return Ok((Figures::RoundTrips(ping(route, seconds, stop)?), Value::Null));
             }
             Self::PingUnder(streams) => return ping_under(*streams, run),
+            Self::Connect => return Ok((connect(run)?, Value::Null)),
+            Self::Idle => return Ok((idle(seconds, stop)?, Value::Null)),
             Self::Tcp(streams) => run.tcp(*streams, false)?,
             Self::TcpBack(streams) => run.tcp(*streams, true)?,
             Self::Udp(sizes, rate) => run.udp(sizes, rate)?,
@@ -144,6 +159,28 @@ fn ping(route: &Route<'_>, seconds: u64, stop: &Stop) -> Result<RoundTripReport>
         return Err(traffic::TrafficError::Stopped.into());
     }
     Ok(report)
+}
+
+fn connect(run: streams::Run<'_>) -> Result<Figures> {
+    let streams::Run { route, seconds, stop, .. } = run;
+    let (to, duration) = (SocketAddr::new(route.to, 0), Duration::from_secs(seconds));
+    let report = traffic::connections(route.client, route.server, to, duration, stop)?;
+    if report.connections == 0 {
+        bail!("none of {} connections came about", report.failed);
+    }
+    Ok(Figures::Connections(report))
+}
+
+/// Only time; what happens meanwhile is counted by whoever measures the cost.
+fn idle(seconds: u64, stop: &Stop) -> Result<Figures> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        if stop.raised() {
+            return Err(traffic::TrafficError::Stopped.into());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(Figures::Idle { wakeups_per_second: 0.0 })
 }
 
 fn ping_under(streams: usize, run: streams::Run<'_>) -> Result<(Figures, Value)> {
@@ -171,8 +208,11 @@ impl FromStr for Workload {
             let streams = |digits: &str| {
                 digits.parse().ok().filter(|streams| (1..=STREAMS_MAX).contains(streams))
             };
-            if name == "ping" {
-                return Some(Self::Ping);
+            match name {
+                "ping" => return Some(Self::Ping),
+                "connect" => return Some(Self::Connect),
+                "idle" => return Some(Self::Idle),
+                _ => {}
             }
             if let Some(digits) = name.strip_prefix("ping+tcp") {
                 return streams(digits).map(Self::PingUnder);
@@ -198,7 +238,7 @@ impl FromStr for Workload {
                 "{name:?} is no workload: tcpN or tcpN-r (N streams, 1 to {STREAMS_MAX}, or from \
                  the other end), udpLEN, udpLEN@RATE or udpLEN@max ({DATAGRAM_MIN} to \
                  {DATAGRAM_MAX} bytes, such as udp1400@500M), imix@RATE or imix@max, ping, \
-                 ping+tcpN"
+                 ping+tcpN, connect, idle"
             )
         })
     }
@@ -237,6 +277,8 @@ impl fmt::Display for Workload {
             Self::Udp(Sizes::One(len), rate) => write!(f, "udp{len}{rate}"),
             Self::Udp(Sizes::Imix, rate) => write!(f, "imix{rate}"),
             Self::Ping => f.write_str("ping"),
+            Self::Connect => f.write_str("connect"),
+            Self::Idle => f.write_str("idle"),
             Self::PingUnder(streams) => write!(f, "ping+tcp{streams}"),
         }
     }
@@ -244,12 +286,14 @@ impl fmt::Display for Workload {
 
 impl Figures {
     /// What is compared: received Gb/s, or for round trips the median in µs, under load the 99th
-    /// percentile.
+    /// percentile; connections or wake-ups a second.
     pub(crate) fn value(&self) -> f64 {
         match self {
             Self::Stream(received) => received.gbit_per_second(),
             Self::RoundTrips(report) => report.p50_us,
             Self::Loaded { round_trips, .. } => round_trips.p99_us,
+            Self::Connections(report) => report.connections_per_second,
+            Self::Idle { wakeups_per_second } => *wakeups_per_second,
         }
     }
 
@@ -257,15 +301,20 @@ impl Figures {
     pub(crate) fn stream(&self) -> Option<&Received> {
         match self {
             Self::Stream(received) | Self::Loaded { stream: received, .. } => Some(received),
-            Self::RoundTrips(_) => None,
+            Self::RoundTrips(_) | Self::Connections(_) | Self::Idle { .. } => None,
         }
+    }
+
+    /// The connections made.
+    pub(crate) fn connections(&self) -> Option<&ConnectionReport> {
+        if let Self::Connections(report) = self { Some(report) } else { None }
     }
 
     /// The round trips made.
     pub(crate) fn round_trips(&self) -> Option<&RoundTripReport> {
         match self {
             Self::RoundTrips(report) | Self::Loaded { round_trips: report, .. } => Some(report),
-            Self::Stream(_) => None,
+            Self::Stream(_) | Self::Connections(_) | Self::Idle { .. } => None,
         }
     }
 
@@ -281,6 +330,10 @@ impl Figures {
             Self::RoundTrips(report) => {
                 format!("p50 {:.0} µs, p99 {:.0} µs", report.p50_us, report.p99_us)
             }
+            Self::Connections(report) => {
+                format!("{:.0} connections/s", report.connections_per_second)
+            }
+            Self::Idle { wakeups_per_second } => format!("{wakeups_per_second:.1} wake-ups/s"),
             Self::Loaded { round_trips, stream } => format!(
                 "p50 {:.0} µs, p99 {:.0} µs at {:.2} Gb/s",
                 round_trips.p50_us,

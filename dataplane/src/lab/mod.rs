@@ -15,6 +15,7 @@
 //! namespaces) otherwise. Nothing here prints: results and errors are values, and each error
 //! says what to do.
 
+mod connections;
 mod enter;
 mod error;
 mod host;

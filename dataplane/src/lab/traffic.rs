@@ -6,6 +6,7 @@
 //! | [`round_trips`] | latency of UDP echoes at a fixed rate | packets pass both ways |
 //! | [`tcp_streams`] | throughput of N streams, per second | bytes arrive identical (`verify`) |
 //! | [`udp_sequences`] | loss at a given rate | order, integrity, no duplicates, per flow |
+//! | [`connections`] | short TCP connections a second | — |
 //! | [`iperf3`] | what the usual tool says | — |
 //!
 //! Sockets are made inside the hosts; the threads that use them run anywhere. Everything ends:
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use super::connections::{ConnectionReport, connections};
 use super::error::LabError;
 pub use super::iperf3::{Iperf3, Iperf3Report, find_iperf3, iperf3};
 pub use super::round_trips::{RoundTripReport, RoundTrips, probe, round_trips};
