@@ -55,6 +55,27 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
+impl Args {
+    /// Without other builds.
+    pub(crate) fn new(
+        workload: Vec<Workload>,
+        rounds: u16,
+        seconds: u64,
+        only: Vec<String>,
+        baseline: String,
+        json: Option<PathBuf>,
+    ) -> Self {
+        Self { rounds, seconds, workload, only, ringtun: Vec::new(), baseline, json }
+    }
+
+    /// What is measured, in a line.
+    #[cfg(test)]
+    pub(crate) fn summary(&self) -> String {
+        let names: Vec<String> = self.workload.iter().map(ToString::to_string).collect();
+        format!("{}: {} rounds of {} s", names.join(","), self.rounds, self.seconds)
+    }
+}
+
 /// Measures and prints.
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let chosen = choose(args)?;

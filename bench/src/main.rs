@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main ─► lab::enter ─► ab       competitors on one wire, workloads, interleaved rounds
+//!      │             ├► scenario named sets of workloads (run, list), by ab
 //!      │             └► forward  what gso_max_size does to forwarded traffic
 //!      └► publish (report), compare: out of what was recorded
 //!   competitors   how each tunnel is started, and when it is ready
@@ -38,6 +39,7 @@ mod provenance;
 mod publish;
 mod record;
 mod report;
+mod scenario;
 mod session;
 mod statistics;
 mod streams;
@@ -70,6 +72,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Named sets of workloads: throughput, packets, latency …
+    Run(scenario::Args),
+    /// What can be measured, and what of it is installed here
+    List,
     /// Tunnels against each other, round by round
     Ab(ab::Args),
     /// gso_max_size full and matched, for local and for forwarded traffic
@@ -108,6 +114,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
+        Command::Run(args) => measure(|entered, stop| scenario::run(args, entered, stop)),
+        Command::List => scenario::list(),
         Command::Ab(args) => measure(|entered, stop| ab::run(args, entered, stop)),
         Command::Forward(args) => measure(|entered, stop| forward::run(args, entered, stop)),
         Command::Report(args) => publish::run(args),

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use ringtun::control::socket;
 use ringtun::control::status::Status;
 use ringtun::lab::traffic::{Stop, TrafficError};
@@ -31,6 +32,8 @@ pub(crate) struct Session<'a> {
     /// Runs to come, in all.
     total: usize,
     begin: Instant,
+    /// Hidden where standard error is no terminal: then there is a line a run.
+    bar: ProgressBar,
 }
 
 /// Which run it is.
@@ -58,7 +61,10 @@ impl<'a> Session<'a> {
         stop: &'a Stop,
     ) -> Self {
         let (records, begin) = (Vec::new(), Instant::now());
-        Self { iperf3, seconds, stop, journal, records, total, begin }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {eta} left  {wide_msg}");
+        let bar = ProgressBar::new(total as u64);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { iperf3, seconds, stop, journal, records, total, begin, bar }
     }
 
     /// How it went.
@@ -82,6 +88,9 @@ impl<'a> Session<'a> {
         tunnel: &mut Tunnel,
         route: &Route<'_>,
     ) -> Result<()> {
+        let now =
+            format!("{} through {}, round {}", turn.workload, turn.competitor, turn.round + 1);
+        self.bar.set_message(now);
         let measured = self.measure(turn.workload, tunnel, route);
         if self.stop.raised() {
             return Ok(());
@@ -159,10 +168,13 @@ impl<'a> Session<'a> {
             String::new()
         };
         let (round, workload, name) = (record.round + 1, &record.workload, &record.competitor);
-        progress(&format!(
-            "[{done:>3}/{total}, {left_seconds:>4.0} s left] round {round} {workload:<8} \
-             {name:<16} {what}{mark}"
-        ));
+        let line = format!("round {round} {workload:<8} {name:<16} {what}{mark}");
+        if self.bar.is_hidden() {
+            progress(&format!("[{done:>3}/{total}, {left_seconds:>4.0} s left] {line}"));
+        } else {
+            self.bar.println(line);
+            self.bar.inc(1);
+        }
     }
 }
 

@@ -115,6 +115,9 @@ pub(crate) struct Route<'a> {
 }
 
 impl Workload {
+    /// What there is, for people.
+    pub(crate) const NAMES: &str = "tcpN, tcpN-r, udpLEN, udpLEN@RATE, udpLEN@max, imix@RATE, \
+        imix@max, ping, ping+tcpN, connect, idle";
     /// Those of a plain `ab`, in the order of its tables.
     pub(crate) const DEFAULT: &str = "tcp1,tcp4,udp1400,udp64,ping";
 

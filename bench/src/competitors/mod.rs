@@ -174,16 +174,22 @@ pub(crate) fn all(others: &[OtherBuild]) -> Vec<Box<dyn Competitor>> {
     all
 }
 
+/// What a competitor needs and this machine lacks, with the remedy.
+pub(crate) fn missing(competitor: &dyn Competitor) -> Option<String> {
+    let missing: Vec<_> =
+        competitor.needs().iter().filter(|(program, _)| find(program).is_err()).collect();
+    let (program, _) = missing.first()?;
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    Some(format!("{program} is not installed: sudo apt install {}", packages.join(" ")))
+}
+
 /// Starts a competitor and waits until it passes packets.
 ///
 /// # Errors
 /// The programs that are missing, or why it did not come up.
 pub(crate) fn start(competitor: &dyn Competitor, slot: &Slot<'_>, stop: &Stop) -> Result<Tunnel> {
-    let missing: Vec<_> =
-        competitor.needs().iter().filter(|(program, _)| find(program).is_err()).collect();
-    if let Some((program, _)) = missing.first() {
-        let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
-        bail!("{program} is not installed: sudo apt install {}", packages.join(" "));
+    if let Some(missing) = missing(competitor) {
+        bail!(missing);
     }
     let mut tunnel = competitor.start(slot)?;
     tunnel.wait(slot.ends[0].host, slot.ends[1].host, stop)?;
