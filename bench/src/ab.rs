@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use ringtun::lab::traffic::Stop;
 use ringtun::lab::{Entered, Pair};
 
-use crate::competitors::{self, Competitor, End, OtherBuild, Slot, Tunnel};
+use crate::competitors::{self, Competitor, End, OtherBuild, OtherWireGuard, Slot, Tunnel};
 use crate::environment::Environment;
 use crate::provenance::Provenance;
 use crate::record::Journal;
@@ -38,13 +38,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 
-    /// Only these tunnels (those of --ringtun are always measured)
+    /// Only these tunnels (those of --ringtun and --wireguard-go are always measured)
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
 
     /// Another build of ringtun, with further flags for its `up`
     #[arg(long, value_name = "NAME=PATH[:FLAGS]")]
     ringtun: Vec<OtherBuild>,
+
+    /// A wireguard-go of any version
+    #[arg(long, value_name = "NAME=PATH")]
+    wireguard_go: Vec<OtherWireGuard>,
 
     /// What the others are compared with
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
@@ -65,7 +69,16 @@ impl Args {
         baseline: String,
         json: Option<PathBuf>,
     ) -> Self {
-        Self { rounds, seconds, workload, only, ringtun: Vec::new(), baseline, json }
+        Self {
+            rounds,
+            seconds,
+            workload,
+            only,
+            ringtun: Vec::new(),
+            wireguard_go: Vec::new(),
+            baseline,
+            json,
+        }
     }
 
     /// What is measured, in a line.
@@ -131,18 +144,19 @@ fn rounds(
 }
 
 fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
-    let all = competitors::all(&args.ringtun);
+    let all = competitors::all_and(&args.ringtun, &args.wireguard_go);
     let names: Vec<String> = all.iter().map(|competitor| competitor.name().to_owned()).collect();
     let unique: BTreeSet<&String> = names.iter().collect();
     if unique.len() < names.len() {
-        bail!("two tunnels have the same name: choose another for --ringtun NAME=…");
+        bail!("two tunnels have the same name: choose another NAME=…");
     }
     if let Some(unknown) = args.only.iter().chain([&args.baseline]).find(|&it| !names.contains(it))
     {
         bail!("there is no tunnel {unknown:?}: choose from {}", names.join(", "));
     }
-    let others: Vec<String> =
-        args.ringtun.iter().map(|other| other.engine().name().to_owned()).collect();
+    let builds = args.ringtun.iter().map(|other| other.engine().name().to_owned());
+    let wireguards = args.wireguard_go.iter().map(|other| other.competitor().name().to_owned());
+    let others: Vec<String> = builds.chain(wireguards).collect();
     let is_chosen = |name: &str| {
         let listed = |names: &[String]| names.iter().any(|it| it == name);
         args.only.is_empty() || listed(&args.only) || listed(&others)

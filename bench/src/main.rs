@@ -4,7 +4,8 @@
 //! main ─► lab::enter ─► ab       competitors on one wire, workloads, interleaved rounds
 //!      │             ├► scenario named sets of workloads (run, list), by ab
 //!      │             └► forward  what gso_max_size does to forwarded traffic
-//!      └► publish (report), compare: out of what was recorded
+//!      ├► publish (report), compare: out of what was recorded
+//!      └► setup: what the tunnels need and is not there
 //!   competitors   how each tunnel is started, and when it is ready
 //!   workload      what is sent, and what came of it          streams, iperf3 (its documents)
 //!   measure       CPU time and steal around a workload
@@ -41,6 +42,7 @@ mod record;
 mod report;
 mod scenario;
 mod session;
+mod setup;
 mod statistics;
 mod streams;
 mod table;
@@ -84,6 +86,8 @@ enum Command {
     Report(publish::Args),
     /// Two tunnels, or two commits, out of what --json recorded: which is faster, if any
     Compare(compare::Args),
+    /// Installs the tunnels that are missing: packages of Debian's, and crates
+    Setup(setup::Args),
 }
 
 /// How a benchmark ended.
@@ -120,6 +124,7 @@ fn run(cli: &Cli) -> Result<Outcome> {
         Command::Forward(args) => measure(|entered, stop| forward::run(args, entered, stop)),
         Command::Report(args) => publish::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Setup(args) => setup::run(args),
     }
 }
 

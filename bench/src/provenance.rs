@@ -23,13 +23,16 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("fastd", "--version"),
     ("gotatun", "--version"),
     ("iperf3", "--version"),
+    ("nebula", "-version"),
     ("openvpn", "--version"),
+    ("quicktun", "--version"),
     ("ringtun", "--version"),
     ("socat", "-V"),
     ("tincd", "--version"),
     ("wg", "--version"),
-    ("wireguard-go", "--version"),
+    (GO, "--version"),
 ];
+const GO: &str = "wireguard-go";
 
 /// One tunnel, in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -67,7 +70,7 @@ pub(crate) fn version(name: &str) -> Option<String> {
 }
 
 fn version_of(program: &Path, name: &str) -> Option<String> {
-    let (_, question) = QUESTIONS.iter().find(|(known, _)| *known == name)?;
+    let question = question(name)?;
     let mut command = Command::new(program);
     // This program is ringtun under that name.
     std::os::unix::process::CommandExt::arg0(&mut command, name);
@@ -84,6 +87,12 @@ fn version_of(program: &Path, name: &str) -> Option<String> {
     }
     let output = child.wait_with_output().ok()?;
     version_line(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// How a program is asked; a wireguard-go may have any name that begins with this.
+fn question(name: &str) -> Option<&'static str> {
+    let is_meant = |known: &str| known == name || known == GO && name.starts_with(GO);
+    QUESTIONS.iter().find(|(known, _)| is_meant(known)).map(|(_, question)| *question)
 }
 
 /// The first line with a digit in it: some begin with their name or an author.
@@ -125,6 +134,10 @@ mod tests {
             version_line("wireguard-go v0.0.20230223\n\n").unwrap(),
             "wireguard-go v0.0.20230223"
         );
+        let quicktun =
+            "UCIS QuickTun 2.2.6 (c) 2010-2017 Ivo Smits\nMore information: http://w.net";
+        assert!(version_line(quicktun).unwrap().starts_with("UCIS QuickTun 2.2.6"));
+        assert_eq!(version_line("Version: 1.6.1\n").unwrap(), "Version: 1.6.1");
         assert_eq!(version_line("no number at all\n").unwrap(), "no number at all");
         assert_eq!(version_line("\n \n"), None);
     }
@@ -139,5 +152,7 @@ mod tests {
     #[test]
     fn programs_that_are_not_known_are_not_started() {
         assert_eq!(version("sh"), None);
+        assert_eq!(question("wireguard-go-2025"), Some("--version"));
+        assert_eq!((question("wireguard"), question("nebula-cert")), (None, None));
     }
 }

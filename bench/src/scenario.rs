@@ -188,7 +188,7 @@ pub(crate) fn list() -> Result<Outcome> {
     writeln!(out, "\nworkloads (`ab --workload NAME,…`):\n  {}", Workload::NAMES)?;
     writeln!(out, "\ntunnels (`--only NAME,…`):")?;
     for competitor in competitors::all(&[]) {
-        let missing = competitors::missing(&*competitor);
+        let missing = competitors::lacks(&*competitor);
         let state = missing.map_or_else(|| "installed".to_owned(), |why| format!("MISSING: {why}"));
         writeln!(out, "  {:<14} {state}", competitor.name())?;
     }

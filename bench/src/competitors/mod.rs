@@ -4,8 +4,10 @@
 //! Competitor ── start(Slot) ──► Tunnel: processes on both ends, the far address
 //!   wire         no tunnel, and the kernel's VXLAN
 //!   engine       ringtun, in its variants, of this tree or by path
-//!   wireguard    ringtun's, wireguard-go, boringtun, gotatun
-//!   openvpn, socat
+//!   wireguard    ringtun's, wireguard-go, boringtun, gotatun     secrets (keys, `wg setconf`)
+//!   kernel_wireguard, openvpn, tinc, fastd, quicktun, nebula, socat
+//! programs       where those are, and what installs them
+//! private        files for keys
 //! ```
 //!
 //! All of them are up at the same time, each with addresses, ports and devices of its own
@@ -13,29 +15,39 @@
 //! reported with the reason; it never disappears silently.
 
 mod engine;
+mod fastd;
+mod kernel_wireguard;
+mod nebula;
 mod openvpn;
+mod private;
+mod programs;
+mod quicktun;
+mod secrets;
 mod socat;
+mod tinc;
 mod wire;
 mod wireguard;
 
-use std::env;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use ringtun::control::values::InterfaceName;
 use ringtun::lab::traffic::{Stop, TrafficError, probe};
 use ringtun::lab::{Address, Host, LabError, Process};
 
 pub(crate) use engine::{Engine, OtherBuild};
+pub(crate) use programs::{IPERF3, Program, Source, find, missing, peers_folder};
 pub(crate) use wire::{Veth, Vxlan};
+pub(crate) use wireguard::OtherWireGuard;
 
 /// How long a tunnel may take until it passes packets.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may then take to settle: tinc looks for its MTU for 30 s.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Between two looks at whether the processes of a starting tunnel still run.
 const GLANCE: Duration = Duration::from_millis(500);
 const LOG_LINES: usize = 4;
@@ -45,15 +57,22 @@ const FIRST_PORT: u16 = 51_820;
 pub(crate) trait Competitor: fmt::Debug {
     /// Its name, in tables and for `--only`.
     fn name(&self) -> &str;
-    /// Programs it needs, each with the Debian package that has it.
-    fn needs(&self) -> &'static [(&'static str, &'static str)] {
-        &[]
+    /// Programs it needs.
+    fn needs(&self) -> Vec<Program> {
+        Vec::new()
     }
     /// Starts both ends, without waiting.
     ///
     /// # Errors
     /// What the kernel or a program said.
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel>;
+    /// Whether a tunnel that passes packets has also found out what it finds out by and by.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn is_settled(&self, _tunnel: &mut Tunnel) -> Result<bool> {
+        Ok(true)
+    }
 }
 
 /// One end of the wire.
@@ -163,24 +182,33 @@ impl Tunnel {
 
 /// All that `ab` knows, in the order of its tables.
 pub(crate) fn all(others: &[OtherBuild]) -> Vec<Box<dyn Competitor>> {
-    let mut all: Vec<Box<dyn Competitor>> = vec![Box::new(Veth), Box::new(Vxlan)];
-    for engine in Engine::variants().into_iter().chain(others.iter().map(OtherBuild::engine)) {
-        all.push(Box::new(engine));
+    all_and(others, &[])
+}
+
+/// The same with WireGuards by path.
+pub(crate) fn all_and(
+    others: &[OtherBuild],
+    wireguards: &[OtherWireGuard],
+) -> Vec<Box<dyn Competitor>> {
+    fn boxed(competitor: impl Competitor + 'static) -> Box<dyn Competitor> {
+        Box::new(competitor)
     }
-    all.extend(wireguard::Ours::VARIANTS.map(|ours| Box::new(ours) as Box<dyn Competitor>));
-    all.extend(wireguard::Other::VARIANTS.map(|other| Box::new(other) as Box<dyn Competitor>));
-    all.push(Box::new(openvpn::OpenVpn));
-    all.push(Box::new(socat::Socat));
+    let mut all = vec![boxed(Veth), boxed(Vxlan)];
+    all.extend(Engine::variants().map(boxed));
+    all.extend(others.iter().map(|other| boxed(other.engine())));
+    all.extend(wireguard::Ours::VARIANTS.map(boxed));
+    all.push(boxed(kernel_wireguard::KernelWireGuard));
+    all.extend(wireguard::Other::variants().map(boxed));
+    all.extend(wireguards.iter().map(|other| boxed(other.competitor())));
+    all.extend([boxed(openvpn::OpenVpn), boxed(tinc::Tinc), boxed(fastd::Fastd)]);
+    all.extend([boxed(nebula::Nebula), boxed(quicktun::QuickTun), boxed(socat::Socat)]);
     all
 }
 
 /// What a competitor needs and this machine lacks, with the remedy.
-pub(crate) fn missing(competitor: &dyn Competitor) -> Option<String> {
-    let missing: Vec<_> =
-        competitor.needs().iter().filter(|(program, _)| find(program).is_err()).collect();
-    let (program, _) = missing.first()?;
-    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
-    Some(format!("{program} is not installed: sudo apt install {}", packages.join(" ")))
+pub(crate) fn lacks(competitor: &dyn Competitor) -> Option<String> {
+    let missing = missing(&competitor.needs());
+    (!missing.is_empty()).then(|| programs::explain(&missing))
 }
 
 /// Starts a competitor and waits until it passes packets.
@@ -188,26 +216,23 @@ pub(crate) fn missing(competitor: &dyn Competitor) -> Option<String> {
 /// # Errors
 /// The programs that are missing, or why it did not come up.
 pub(crate) fn start(competitor: &dyn Competitor, slot: &Slot<'_>, stop: &Stop) -> Result<Tunnel> {
-    if let Some(missing) = missing(competitor) {
+    if let Some(missing) = lacks(competitor) {
         bail!(missing);
     }
     let mut tunnel = competitor.start(slot)?;
     tunnel.wait(slot.ends[0].host, slot.ends[1].host, stop)?;
+    let begin = Instant::now();
+    while !competitor.is_settled(&mut tunnel)? {
+        if stop.raised() {
+            return Err(TrafficError::Stopped.into());
+        }
+        tunnel.check()?;
+        if begin.elapsed() > SETTLE_TIMEOUT {
+            bail!("it passes packets, but is not settled after {SETTLE_TIMEOUT:?}");
+        }
+        std::thread::sleep(GLANCE);
+    }
     Ok(tunnel)
-}
-
-/// A program in PATH, or where Debian keeps those of the administrator.
-///
-/// # Errors
-/// There is none.
-pub(crate) fn find(program: &str) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    let is_program = |path: &PathBuf| {
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    let mut found = folders.map(|folder| folder.join(program)).filter(is_program);
-    found.next().ok_or_else(|| anyhow!("{program} is not installed"))
 }
 
 /// A command as one would type it.
@@ -246,12 +271,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all.len());
-    }
-
-    #[test]
-    fn programs_are_found_or_not() {
-        assert!(find("sh").is_ok());
-        assert!(find("no-such-program-anywhere").is_err());
     }
 
     #[test]

@@ -5,14 +5,14 @@
 //! `--disable-dco` keeps the data path in the daemon, which is what is compared here; the kernel
 //! module `ovpn-dco` is another competitor.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Competitor, Slot, Tunnel, find};
+use super::programs::{Program, find};
+use super::{Competitor, Slot, Tunnel, private};
 
 const FOLDER: &str = "/run/ringtun-bench-openvpn";
 
@@ -25,8 +25,8 @@ impl Competitor for OpenVpn {
         "openvpn"
     }
 
-    fn needs(&self) -> &'static [(&'static str, &'static str)] {
-        &[("openvpn", "openvpn"), ("openssl", "openssl")]
+    fn needs(&self) -> Vec<Program> {
+        vec![Program::debian("openvpn", "openvpn"), Program::debian("openssl", "openssl")]
     }
 
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel> {
@@ -80,9 +80,7 @@ struct Identity {
 
 impl Identity {
     fn new(name: &str) -> Result<Self> {
-        if !Path::new(FOLDER).is_dir() {
-            DirBuilder::new().mode(0o700).create(FOLDER).context("cannot create a folder")?;
-        }
+        private::folder(Path::new(FOLDER))?;
         let file = |end: &str| Path::new(FOLDER).join(format!("{name}.{end}"));
         let (key, certificate) = (file("key"), file("crt"));
         let mut make = Command::new(find("openssl")?);

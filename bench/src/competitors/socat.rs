@@ -4,7 +4,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Competitor, Slot, Tunnel, find, set_mtu_when_there, words};
+use super::programs::{Program, find};
+use super::{Competitor, Slot, Tunnel, set_mtu_when_there, words};
 
 /// Wire MTU less outer IPv4 and UDP headers, so that nothing is fragmented.
 const MTU: u32 = 1472;
@@ -18,8 +19,8 @@ impl Competitor for Socat {
         "socat"
     }
 
-    fn needs(&self) -> &'static [(&'static str, &'static str)] {
-        &[("socat", "socat")]
+    fn needs(&self) -> Vec<Program> {
+        vec![Program::debian("socat", "socat")]
     }
 
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel> {

@@ -1,27 +1,24 @@
-//! WireGuard by ringtun and by others, each with keys and a preshared key of its own.
+//! WireGuard by ringtun and by others in userspace.
 //!
 //! ringtun takes a configuration file; the others are started in the foreground, in wireguard-go's
 //! form of command, and configured by `wg`.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use std::io::Write;
+use anyhow::{Context, Result, anyhow, bail};
+use ringtun::lab::Host;
 
-use anyhow::{Context, Result, bail};
-use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
-
-use super::{Competitor, Slot, Tunnel, find};
+use super::programs::{Program, find};
+use super::secrets::{MTU, Secrets, WG};
+use super::{Competitor, Slot, Tunnel};
 use crate::own_program;
 
-/// WireGuard's usual MTU.
-const MTU: u32 = 1420;
-const START_TIMEOUT: Duration = Duration::from_secs(5);
-const FOLDER: &str = "/run/ringtun";
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// This build as a WireGuard device.
 #[derive(Clone, Copy, Debug)]
@@ -43,35 +40,97 @@ impl Ours {
 }
 
 /// Another userspace WireGuard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Other {
-    name: &'static str,
-    flags: &'static [&'static str],
-    needs: &'static [(&'static str, &'static str)],
+    name: String,
+    /// A name to be found, or a path.
+    program: PathBuf,
+    flags: Vec<String>,
+    needs: Vec<Program>,
 }
 
 impl Other {
     /// What `ab` compares.
-    pub(crate) const VARIANTS: [Self; 3] = [
-        Self {
-            name: "wireguard-go",
-            flags: &["-f"],
-            needs: &[("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools")],
-        },
-        Self {
-            name: "boringtun-cli",
-            flags: &["-f", "--disable-drop-privileges"],
-            needs: &[("boringtun-cli", "cargo; cargo install boringtun-cli"), WG],
-        },
-        Self {
-            name: "gotatun",
-            flags: &["-f", "--disable-drop-privileges"],
-            needs: &[("gotatun", "cargo; cargo install gotatun-cli"), WG],
-        },
-    ];
+    pub(crate) fn variants() -> [Self; 3] {
+        const UNPRIVILEGED: &[&str] = &["-f", "--disable-drop-privileges"];
+        let other = |name: &str, flags, needs| Self::new(name, Path::new(name), flags, needs);
+        [
+            other(
+                "wireguard-go",
+                &["-f"],
+                vec![Program::debian("wireguard-go", "wireguard-go"), WG],
+            ),
+            other(
+                "boringtun-cli",
+                UNPRIVILEGED,
+                vec![Program::cargo("boringtun-cli", "boringtun-cli", "0.7.1"), WG],
+            ),
+            other(
+                "gotatun",
+                UNPRIVILEGED,
+                vec![Program::cargo("gotatun", "gotatun-cli", "0.10.2"), WG],
+            ),
+        ]
+    }
+
+    /// A program with wireguard-go's form of command, which stays in the foreground by `-f`.
+    pub(crate) fn by_path(name: &str, program: &Path) -> Self {
+        Self::new(name, program, &["-f"], vec![WG])
+    }
+
+    fn new(name: &str, program: &Path, flags: &[&str], needs: Vec<Program>) -> Self {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self { name: name.to_owned(), program: program.to_owned(), flags, needs }
+    }
+
+    /// Starts one end; it has its control socket when this returns.
+    fn spawn(&self, host: &Host, device: &str, tunnel: &mut Tunnel) -> Result<()> {
+        let by_name = || find(&self.program.to_string_lossy());
+        let program = if self.program.is_absolute() { self.program.clone() } else { by_name()? };
+        let mut command = Command::new(program);
+        command.args(&self.flags).arg(device);
+        tunnel.processes.push(host.spawn(command)?);
+        let socket = format!("/run/wireguard/{device}.sock");
+        let begin = Instant::now();
+        while !Path::new(&socket).exists() {
+            tunnel.check()?;
+            if begin.elapsed() > SOCKET_TIMEOUT {
+                bail!("{socket} does not appear");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
 }
 
-const WG: (&str, &str) = ("wg", "wireguard-tools");
+/// A wireguard-go of any version, from the command line: `NAME=PATH`.
+#[derive(Clone, Debug)]
+pub(crate) struct OtherWireGuard(Other);
+
+impl OtherWireGuard {
+    /// To be started.
+    pub(crate) fn competitor(&self) -> Other {
+        self.0.clone()
+    }
+}
+
+impl FromStr for OtherWireGuard {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, path) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| anyhow!("{text:?} is not NAME=PATH"))?;
+        let program = Path::new(path)
+            .canonicalize()
+            .map_err(|error| anyhow!("{path:?} cannot be found: {error}"))?;
+        if !program.is_file() {
+            bail!("{path:?} is not a program");
+        }
+        Ok(Self(Other::by_path(name, &program)))
+    }
+}
 
 impl Competitor for Ours {
     fn name(&self) -> &str {
@@ -97,78 +156,39 @@ impl Competitor for Ours {
 
 impl Competitor for Other {
     fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
-    fn needs(&self) -> &'static [(&'static str, &'static str)] {
-        self.needs
+    fn needs(&self) -> Vec<Program> {
+        self.needs.clone()
     }
 
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel> {
-        let flags = self.flags.join(" ");
-        let how = format!("{} {flags} {} (MTU {MTU}, wg setconf)", self.name, slot.device(0));
+        let (program, flags) = (self.program.display(), self.flags.join(" "));
+        let how = format!("{program} {flags} {} (MTU {MTU}, wg setconf)", slot.device(0));
         let mut tunnel = slot.tunnel(how);
         let secrets = Secrets::new()?;
         fs::create_dir_all("/run/wireguard").context("cannot create /run/wireguard")?;
         for here in [0, 1] {
-            let (host, device) = (slot.ends[here].host, slot.device(here));
-            let mut command = Command::new(find(self.name)?);
-            command.args(self.flags).arg(&device);
-            tunnel.processes.push(host.spawn(command)?);
-            let socket = format!("/run/wireguard/{device}.sock");
-            let begin = Instant::now();
-            while !Path::new(&socket).exists() {
-                tunnel.check()?;
-                if begin.elapsed() > START_TIMEOUT {
-                    bail!("{socket} does not appear");
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            let mut wg = Command::new(find("wg")?);
-            wg.args(["setconf", &device]).arg(secrets.write(slot, here, "")?);
-            let mut set = host.spawn(wg)?;
-            if !set.wait_timeout(START_TIMEOUT)?.is_some_and(|status| status.success()) {
-                bail!("wg setconf {device}: {}", set.stderr());
-            }
-            host.add_address(&device, slot.inner(here))?;
-            host.set_mtu(&device, MTU)?;
-            host.set_up(&device)?;
+            self.spawn(slot.ends[here].host, &slot.device(here), &mut tunnel)?;
+            secrets.give(slot, here)?;
         }
         Ok(tunnel)
     }
 }
 
-/// Keys of both ends.
-struct Secrets {
-    keys: [PrivateKey; 2],
-    psk: PresharedKey,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Secrets {
-    fn new() -> Result<Self> {
-        let key = || PrivateKey::generate().context("no random numbers");
-        let psk = PresharedKey::generate().context("no random numbers")?;
-        Ok(Self { keys: [key()?, key()?], psk })
-    }
-
-    /// Writes the configuration of one end, with `more` in its `[Interface]`; returns where.
-    fn write(&self, slot: &Slot<'_>, here: usize, more: &str) -> Result<PathBuf> {
-        let there = 1 - here;
-        let text = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = {}\n{more}[Peer]\nPublicKey = {}\n\
-             PresharedKey = {}\nEndpoint = {}\nAllowedIPs = {}/32\n",
-            self.keys[here].to_base64().as_str(),
-            slot.port(),
-            self.keys[there].public(),
-            self.psk.to_base64().as_str(),
-            slot.endpoint(there),
-            slot.inner(there).ip,
-        );
-        let path = Path::new(FOLDER).join(format!("{}.conf", slot.device(here)));
-        fs::create_dir_all(FOLDER)?;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        file.write_all(text.as_bytes())?;
-        Ok(path)
+    #[test]
+    fn any_wireguard_go_has_a_name_and_a_path() {
+        let other = "go-2025=/bin/sh".parse::<OtherWireGuard>().unwrap().competitor();
+        assert_eq!((other.name(), other.flags.as_slice()), ("go-2025", &["-f".to_owned()][..]));
+        assert!(other.program.is_absolute());
+        assert_eq!(other.needs(), [WG]);
+        for wrong in ["", "go", "=/bin/sh", "go=", "go=/no/such/file", "go=/tmp"] {
+            assert!(wrong.parse::<OtherWireGuard>().is_err(), "{wrong:?}");
+        }
     }
 }

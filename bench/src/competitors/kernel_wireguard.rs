@@ -1,0 +1,70 @@
+//! The WireGuard of the kernel (`wireguard.ko`), where the kernel has it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::programs::{Program, find};
+use super::secrets::{MTU, Secrets, WG};
+use super::{Competitor, Slot, Tunnel};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A device of the kernel's on both ends. Like VXLAN it has no process.
+#[derive(Debug)]
+pub(crate) struct KernelWireGuard;
+
+impl Competitor for KernelWireGuard {
+    fn name(&self) -> &'static str {
+        "wireguard"
+    }
+
+    fn needs(&self) -> Vec<Program> {
+        vec![Program::debian("ip", "iproute2"), WG]
+    }
+
+    fn start(&self, slot: &Slot<'_>) -> Result<Tunnel> {
+        let how = format!("wireguard.ko of this kernel (MTU {MTU}, wg setconf)");
+        let secrets = Secrets::new()?;
+        for here in [0, 1] {
+            let mut ip = Command::new(find("ip")?);
+            ip.args(["link", "add", &slot.device(here), "type", "wireguard"]);
+            let mut add = slot.ends[here].host.spawn(ip)?;
+            if !add.wait_timeout(TIMEOUT)?.is_some_and(|status| status.success()) {
+                bail!(explain(&add.stderr()));
+            }
+            secrets.give(slot, here)?;
+        }
+        Ok(slot.tunnel(how))
+    }
+}
+
+/// What `ip link add … type wireguard` means by its words, and what to do.
+fn explain(words: &str) -> String {
+    let words = words.trim();
+    if words.contains("Unknown device type") || words.contains("not supported") {
+        return format!(
+            "this kernel has no WireGuard, or its module is not loaded (ip: {words}): sudo \
+             modprobe wireguard; where there is no such module, boot a kernel with \
+             CONFIG_WIREGUARD"
+        );
+    }
+    format!("ip link add type wireguard: {words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_it_is_told_from_other_errors() {
+        for words in ["Error: Unknown device type.\n", "RTNETLINK answers: Operation not supported"]
+        {
+            let text = explain(words);
+            assert!(text.contains("modprobe wireguard") && text.contains(words.trim()), "{text}");
+        }
+        let text = explain("RTNETLINK answers: Operation not permitted\n");
+        assert_eq!(text, "ip link add type wireguard: RTNETLINK answers: Operation not permitted");
+    }
+}
