@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `throughput` | `tcp1`, `tcp4`, `tcp1-r` |
 //! | `packets` | floods of 1,400, 1,372 and 64 bytes |
-//! | `lossless` | the highest rates of 1,372 and 64 bytes and of an IMIX that lose next to nothing |
+//! | `lossless` | the highest rates of 1,372 and 64 bytes and of an IMIX that lose nearly nothing |
 //! | `latency` | round trips, idle and next to a TCP stream; short connections |
 //! | `idle` | wake-ups and CPU time without traffic |
 //! | `soak` | one TCP stream for ten minutes a tunnel; alone, and only when asked for |
