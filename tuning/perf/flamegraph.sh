@@ -8,7 +8,7 @@
 #   --interface NAME   the ringtun that serves this interface, in whatever namespace
 #   --pid PID          or this one; with neither, ringtun demo is started, both ends are recorded
 #                      under one TCP stream, and it is stopped again
-#   --seconds N        how long to record (1 to 600) [default: 5]
+#   --seconds N        how long to record (1 to 60) [default: 5]
 #   --output FILE      the picture [default: ringtun-flame.svg]
 #   --folded FILE      keep the folded stacks too, for inferno-diff-folded
 #   --frequency N      samples a second and thread (1 to 10000) [default: 999]
@@ -64,15 +64,6 @@ extra_option() {
         --no-inline) inline=--no-inline taken=1 ;;
         *) return 1 ;;
     esac
-}
-
-check_files() {
-    local file
-    for file in "$output" ${folded:+"$folded"}; do
-        if [ ! -d "$(dirname "$file")" ] || [ ! -w "$(dirname "$file")" ] || [ -d "$file" ]; then
-            die "cannot write $file: its folder must exist and be writable"
-        fi
-    done
 }
 
 check_privileges() {
@@ -148,7 +139,8 @@ print_shares() {
 parse_options "$@"
 need_perf
 need_inferno
-check_files
+need_output "$output"
+[ -z "$folded" ] || need_output "$folded"
 check_privileges
 event=cpu-clock
 ! has_event cycles || event=cycles

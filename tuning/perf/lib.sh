@@ -21,7 +21,7 @@ demo_pid=
 scratch=
 
 # More is no sharper, and fills the disk.
-SECONDS_MAX=600
+SECONDS_MAX=60
 # The demo's idle part has some 1,000 packets a second, both ways together; TCP has many more.
 LOAD_PACKETS_PER_SECOND=3000
 # What the demo may take to begin with a measurement, and perf to answer.
@@ -74,6 +74,13 @@ whole_number() { # OPTION VALUE LEAST MOST UNIT
         usage_error "$1 is '$2': it must be a whole number from $3 to $4${5:+ ($5)}"
     fi
     echo "$((10#$2))"
+}
+
+# need_output FILE: before anything is measured for it.
+need_output() {
+    if [ ! -d "$(dirname "$1")" ] || [ ! -w "$(dirname "$1")" ] || [ -d "$1" ]; then
+        die "cannot write $1: its folder must exist and be writable"
+    fi
 }
 
 # Replaced by scripts with options of their own: returns 0 when it took OPTION, sets `taken`.
@@ -180,7 +187,7 @@ list_engines() {
 }
 
 find_wanted() {
-    local pid found=() running as_root= wanted
+    local pid found=() running as_root='' wanted
     find_engines
     running=$(list_engines)
     [ "$(id -u)" = 0 ] || as_root=' (those of other users only root can ask)'
