@@ -25,7 +25,9 @@
 #                      carries (TCP does that, a little, by nature; --txqueuelen lengthens the queue).
 #                      socket_buffer_full: the worker did not come to receive in time: see
 #                      wakeups.sh, and ringtun check for the buffer's size
-#   notes              no drops: what ringtun had to repeat, or passed on with a wrong checksum
+#   notes              no drops: receives that had used up their buffers and began anew
+#                      (receive_starved: usual under load), sends that were repeated packet by packet
+#                      (gso_refused), packets passed on with a wrong checksum
 #   counters           of the namespace the tunnel is in: every device, and UDP. dropped on send by
 #                      the tunnel's device is tun_queue_full; UDP RcvbufErrors holds
 #                      socket_buffer_full, and other sockets'
@@ -81,7 +83,7 @@ counters() {
     for family in udp udp6; do
         [ ! -r "$1/$family" ] || awk -v family="$family" '
             FNR > 1 { split($2, at, ":"); drops[at[2]] += $NF }
-            END { for (port in drops) print family " socket, port 0x" port ", buffer full\t" drops[port] }
+            END { for (port in drops) print family " socket, buffer full, port " port "\t" drops[port] }
             ' "$1/$family"
     done
     awk -v what='softnet backlog (whole machine), core ' '
@@ -104,6 +106,8 @@ print_counters() {
             if (FNR == NR) { before[$1] = value; next }
             name = $1
             sub(/, hexadecimal$/, "", name)
+            if (match(name, /port [0-9A-F]+$/))
+                name = substr(name, 1, RSTART + 4) hex(tolower(substr(name, RSTART + 5)))
             if (value > before[$1]) printf "  %10d  %s\n", value - before[$1], name
         }' "$scratch/$1.before.counters" "$scratch/$1.after.counters"
 }
