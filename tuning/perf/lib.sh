@@ -18,6 +18,7 @@ declare -A engine_dir    # by process id: its folder of control sockets, as seen
 declare -A perf_pid      # by the name of a recording
 declare -A perf_say perf_hear
 demo_pid=
+helpers=()               # process ids of whatever else must not outlive the script
 scratch=
 
 # More is no sharper, and fills the disk.
@@ -110,9 +111,9 @@ parse_options() {
 }
 
 clean_up() {
-    local name
-    for name in "${!perf_pid[@]}"; do
-        kill -TERM "${perf_pid[$name]}" 2>/dev/null || true
+    local pid
+    for pid in "${perf_pid[@]}" "${helpers[@]}"; do
+        kill -TERM "$pid" 2>/dev/null || true
     done
     stop_demo
     [ -z "$scratch" ] || rm -rf "$scratch"
@@ -159,15 +160,17 @@ ask() {
 
 status() { ask "$1" show "${engine_name[$1]}" --json; }
 
-# Fills `engines` with all that run here and answer: they are known by their workers.
+# find_engines [PARENT]: fills `engines` with all that run here (under that process) and answer:
+# they are known by their workers.
 find_engines() {
     local pid dir own name processes
     engines=()
     mapfile -t processes < <(grep -lsx 'worker-[0-9]*' /proc/[0-9]*/task/[0-9]*/comm |
         cut -d/ -f3 | sort -nu)
     for pid in "${processes[@]}"; do
-        dir=$(tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n 's/^RINGTUN_RUN_DIR=//p') ||
-            true
+        [ -z "${1:-}" ] || grep -qsx "PPid:[[:space:]]*$1" "/proc/$pid/status" || continue
+        dir=$({ tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^RINGTUN_RUN_DIR=//p'; } 2>/dev/null) ||
+            continue
         engine_dir[$pid]=/proc/$pid/root${dir:-/run/ringtun}
         # Its own idea of its number, which differs in a container.
         own=$(sed -n 's/^NSpid:.*[[:space:]]//p' "/proc/$pid/status" 2>/dev/null) || continue
@@ -220,23 +223,20 @@ cargo build --release, or name one by RINGTUN=/path/to/ringtun"
 }
 
 start_demo() {
-    local program deadline before=0 now found pid
+    local program deadline before=0 now
     program=$(find_program) || exit 1
+    need setsid 'apt-get install util-linux'
     note "starting ringtun demo as the load; measuring when TCP flows (in about $((seconds + 5)) s)"
-    # Its TCP measurement must outlast the window and the time perf takes to attach.
-    "$program" demo "${demo_options[@]}" --seconds "$((seconds + 3))" >"$scratch/demo.log" 2>&1 &
+    # Its TCP measurement must outlast the window and the time perf takes to attach. In a session
+    # of its own, as a second signal (the terminal's and ours) would keep it from cleaning up.
+    setsid "$program" demo "${demo_options[@]}" --seconds "$((seconds + 3))" >"$scratch/demo.log" 2>&1 &
     demo_pid=$!
     deadline=$((SECONDS + seconds + 3 + PATIENCE_S))
     while :; do
         kill -0 "$demo_pid" 2>/dev/null || fail_demo 'ended before there was traffic'
         [ "$SECONDS" -lt "$deadline" ] || fail_demo 'did not come to its TCP measurement in time'
         sleep 0.5
-        find_engines
-        found=()
-        for pid in "${engines[@]}"; do
-            if grep -qsx "PPid:[[:space:]]*$demo_pid" "/proc/$pid/status"; then found+=("$pid"); fi
-        done
-        engines=("${found[@]}")
+        find_engines "$demo_pid"
         [ "${#engines[@]}" = 2 ] || continue
         now=$(status "${engines[0]}" 2>/dev/null |
             jq '[.workers[] | .outbound.packets + .inbound.packets] | add' 2>/dev/null) || continue
@@ -314,6 +314,7 @@ measure() {
     snapshot before
     # In the background, so that a signal is not kept waiting.
     sleep "$seconds" &
+    helpers+=($!)
     wait $!
     snapshot after
     for name in "${!perf_pid[@]}"; do perf_order "$name" disable; done

@@ -115,6 +115,7 @@ snapshot() {
             strace -c -U calls,name -o "$scratch/$pid.strace" $(workers "$pid" | sed 's/^/-p /; s/ worker.*//') \
                 2>"$scratch/$pid.strace.log" &
             strace_pid[pid]=$!
+            helpers+=($!)
         done
     else
         for pid in "${engines[@]}"; do
