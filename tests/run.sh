@@ -42,6 +42,7 @@ tools=(
     'wireguard-go:wireguard-go:the tests with another WireGuard are left out'
     'nft:nftables:the test of the firewall is left out'
     'iptables:iptables:the test of the firewall without nft is left out'
+    'jq:jq:the tests of the scripts in tuning/ beside a tunnel are left out'
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
 )

@@ -14,6 +14,7 @@ mod many_peers;
 mod offloads;
 mod order;
 mod passes;
+mod tuning;
 mod wireguard;
 mod wireguard_interop;
 mod wireguard_net;
@@ -43,5 +44,6 @@ fn main() -> ExitCode {
     cases.extend(many_peers::cases());
     cases.extend(dropin::cases());
     cases.extend(demo::cases());
+    cases.extend(tuning::cases());
     suite::run(cases)
 }

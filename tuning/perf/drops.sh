@@ -161,8 +161,9 @@ report() {
 }
 
 parse_options "$@"
+find_target
 choose_trace
-prepare
+start_load
 [ -z "$trace" ] || perf_start trace record -a -m 8M -e skb:kfree_skb -o "$scratch/perf.data"
 measure
 for pid in "${engines[@]}"; do report "$pid"; done

@@ -12,8 +12,8 @@
 #   --output FILE      the picture [default: ringtun-flame.svg]
 #   --folded FILE      keep the folded stacks too, for inferno-diff-folded
 #   --frequency N      samples a second and thread (1 to 10000) [default: 999]
-#   --call-graph HOW   dwarf: any release build; fp: cheaper, for a build with frame pointers
-#                      [default: dwarf]
+#   --call-graph HOW   dwarf: any release build; fp: cheaper, for a build with frame pointers, and
+#                      without what the compiler inlined [default: dwarf]
 #   --no-inline        leave out functions that the compiler inlined (most of the packet path)
 #   RINGTUN=PATH       (environment) the ringtun to run the demo with [default: target/release's]
 #
@@ -36,8 +36,10 @@
 #                                    a part of it may stand beside the worker's stack, or under
 #                                    [unknown]
 #   Split::write, checksums_valid    our header work and checksums
-#   udp_sendmsg, tun_get_user        what sends and tun writes cost; under them the receiver's whole
-#                                    way in the kernel, when both ends are on this machine
+#   Start::run, Outbound::seal, …    with a full path: a function of the program. Those without one,
+#                                    below it in the picture, were inlined into it
+#   udp_sendmsg, tun_get_user        what sends and tun writes cost; above them the receiver's way
+#                                    in the kernel, when both ends are on this machine
 #   _raw_spin_unlock_irqrestore, finish_task_switch
 #                                    wake-ups; with cpu-clock also whatever ran with interrupts off
 #                                    just before, as the sample is taken when they come on again
@@ -137,6 +139,7 @@ print_shares() {
 }
 
 parse_options "$@"
+find_target
 need_perf
 need_inferno
 need_output "$output"
@@ -144,7 +147,7 @@ need_output "$output"
 check_privileges
 event=cpu-clock
 ! has_event cycles || event=cycles
-prepare
+start_load
 check_symbols
 
 perf_start record record -F "$frequency" -e "$event" --call-graph "$(call_graph_option)" \

@@ -3,7 +3,8 @@
 # window of time in which everything is recorded, cleaning up. To be sourced; runs nothing.
 #
 #   the script sets `seconds`, defines extra_option (and snapshot, if it wants one), then calls
-#   parse_options "$@" ─► prepare ─► [perf_start …] ─► measure ─► [perf_stop …] ─► its report
+#   parse_options "$@" ─► find_target ─► what it needs ─► start_load ─► [perf_start …] ─► measure
+#   ─► [perf_stop …] ─► its report
 #
 # Everything temporary is in $scratch; the demo and perf end with the script, also after Ctrl-C.
 
@@ -35,8 +36,7 @@ usage_error() { note "error: $*; see --help"; exit 2; }
 # The comment at the top of the script.
 print_help() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; }
 
-# have PROGRAM: also where root's programs are.
-have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
+have() { command -v "$1" >/dev/null; }
 
 # need PROGRAM HOW-TO-INSTALL-IT
 need() { have "$1" || die "$1 is missing: $2"; }
@@ -133,19 +133,18 @@ stop_demo() {
     demo_pid=
 }
 
-# Finds what is to be watched, or starts the demo and waits until it is under load.
-prepare() {
+# What was asked for is found before anything else is looked at.
+find_target() {
     need jq 'apt-get install jq'
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/ringtun-perf.XXXXXX")
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    if [ -n "$wanted_name$wanted_pid" ]; then
-        find_wanted
-    else
-        start_demo
-    fi
+    [ -z "$wanted_name$wanted_pid" ] || find_wanted
 }
+
+# Without a target, starts the demo and waits until it is under load.
+start_load() { [ -n "$wanted_name$wanted_pid" ] || start_demo; }
 
 # ask PID ARGUMENTS...: the program that runs there is asked, so that versions always fit; its
 # control socket may be in a mount namespace of its own (the demo's, a container's).

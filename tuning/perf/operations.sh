@@ -18,7 +18,7 @@
 #   perf               apt-get install linux-perf (Ubuntu: linux-tools-generic)
 #   privileges         root, for the kernel's trace points (in /sys/kernel/tracing). Without them,
 #                      strace (apt-get install strace) counts system calls of a ringtun of your own,
-#                      but makes each several times as slow; io_uring's operations stay unknown
+#                      but slows the workers down, up to four times; io_uring's operations stay unknown
 # No hardware counters.
 #
 # How to read it:
@@ -237,8 +237,9 @@ report() {
 }
 
 parse_options "$@"
+find_target
 choose_counter
-prepare
+start_load
 all_workers >"$scratch/workers"
 [ "$by" != perf ] || start_perf
 measure

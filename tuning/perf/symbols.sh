@@ -23,6 +23,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 parse_options "$@"
+find_target
 need_perf
 if [ "$(id -u)" != 0 ] && [ "$(paranoid)" != -1 ] && [ "$(paranoid)" != 0 ]; then
     die "kernel.perf_event_paranoid is $(paranoid): the whole machine is out of reach. Run this as \
@@ -30,7 +31,7 @@ root, or: sysctl kernel.perf_event_paranoid=0"
 fi
 event=cpu-clock
 ! has_event cycles || event=cycles
-prepare
+start_load
 
 for pid in "${engines[@]}"; do workers "$pid"; done >"$scratch/workers"
 perf_start record record -F 1999 -a -g -e "$event" -o "$scratch/perf.data"

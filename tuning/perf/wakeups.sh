@@ -175,10 +175,11 @@ write_picture() {
 
 parse_options "$@"
 [ -z "$output" ] || [ -n "$trace" ] || usage_error '--output and --no-trace exclude each other'
+find_target
 [ -z "$output" ] || need_inferno
 [ -z "$output" ] || need_output "$output"
 choose_trace
-prepare
+start_load
 name_workers >"$scratch/workers"
 [ -z "$trace" ] || start_trace
 measure
