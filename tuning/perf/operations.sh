@@ -139,15 +139,15 @@ print_own() {
             sum(.turns))) packets each"')"
 }
 
-# table TITLE UNIT FILE: lines `count TAB name [TAB extra]`, against the packets.
+# table TITLE FILE: lines `count TAB name [TAB extra]`, against the packets.
 table() {
-    sort -t"$(printf '\t')" -k1,1nr "$3" | awk -F'\t' -v title="$1" -v unit="$2" -v n="$seconds" \
+    sort -t"$(printf '\t')" -k1,1nr "$2" | awk -F'\t' -v title="$1" -v n="$seconds" \
         -v packets="$packets" '
         $1 > 0 {
-            if (!titled++) printf "%-34s %12s %10s %14s %s\n", title, "a second", "a packet",
-                "packets each", unit
-            printf "  %-32s %12.0f %10.5f %14.1f %s\n", $2, $1 / n, packets ? $1 / packets : 0,
-                packets / $1, $3
+            if (!titled++)
+                printf "%-34s %12s %10s %14s\n", title, "a second", "a packet", "packets each"
+            printf "  %-32s %12.0f %10.5f %14.1f%s\n", $2, $1 / n, packets ? $1 / packets : 0,
+                packets / $1, $3 == "" ? "" : "  " $3
         }
         END { if (!titled) print title ": none" }'
 }
@@ -228,12 +228,12 @@ report() {
     print_own "$pid"
     [ "$by" != none ] || return 0
     "calls_by_$by" "$pid" >"$scratch/calls"
-    table "system calls (by $by)" '' "$scratch/calls"
+    table "system calls (by $by)" "$scratch/calls"
     [ "$by" = perf ] && [ -n "$opcodes" ] || return 0
     opcodes_of submitted "$pid" >"$scratch/submitted"
     opcodes_of completed "$pid" >"$scratch/completed"
-    table 'io_uring operations submitted' '' "$scratch/submitted"
-    table 'io_uring completions' '' "$scratch/completed"
+    table 'io_uring operations submitted' "$scratch/submitted"
+    table 'io_uring completions' "$scratch/completed"
 }
 
 parse_options "$@"
