@@ -58,4 +58,5 @@ perf script -i "$scratch/perf.data" -F comm,tid,ip,sym --no-inline 2>/dev/null |
         for (name in count) printf "%6.2f %%  %s\n", 100 * count[name] / total, name
     }' "$scratch/workers" - | sort -rn >"$scratch/shares"
 [ -s "$scratch/shares" ] || die 'perf took no sample'
+echo "shares of all samples on all CPUs, $seconds s, by $event"
 head -n 40 "$scratch/shares"
