@@ -49,7 +49,7 @@ fn a_row_holds_medians_ratios_and_cost() {
         record("uring", 2, 600_000_000),
     ];
     let udp = "udp1000".parse().unwrap();
-    let text = workload(&udp, &entries(&["vxlan", "uring"]), &records, "vxlan");
+    let text = workload(&udp, &entries(&["vxlan", "uring"]), &records, "vxlan", &[]);
     let expected = [
         "uring",
         "2.00 [0.36–2.40]",
@@ -78,8 +78,8 @@ fn round_trips_under_load_are_compared_by_their_tail() {
         record
     };
     let records = [loaded("uring", 2000.0), loaded("other", 8000.0)];
-    let text =
-        workload(&"ping+tcp1".parse().unwrap(), &entries(&["uring", "other"]), &records, "other");
+    let loaded = "ping+tcp1".parse().unwrap();
+    let text = workload(&loaded, &entries(&["uring", "other"]), &records, "other", &[]);
     let cells = row(&text, "uring");
     assert!(cells[1].starts_with("2000"), "{cells:?}");
     assert_eq!((cells[4].as_str(), cells[5].as_str()), ("0.25", "7"));
@@ -93,7 +93,7 @@ fn what_failed_or_is_missing_stays_visible() {
     failed.error = Some("iperf3: unable to connect".to_owned());
     let mut entries = entries(&["uring"]);
     entries.push(("socat".to_owned(), Err("sudo apt install socat".to_owned())));
-    let text = workload(&"udp1000".parse().unwrap(), &entries, &[failed], "vxlan");
+    let text = workload(&"udp1000".parse().unwrap(), &entries, &[failed], "vxlan", &[]);
     assert!(text.contains("uring: 1 of 1 runs FAILED: iperf3: unable to connect"), "{text}");
     assert_eq!(row(&text, "uring")[1], "–");
     assert_eq!(row(&text, "socat")[1], "not measured");
