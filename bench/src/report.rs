@@ -36,56 +36,7 @@ pub(crate) fn workload(
     let base: Vec<(usize, f64)> =
         rows.iter().find(|row| row.name == baseline).map(Row::values).unwrap_or_default();
     let versus = format!("× {baseline}");
-    let columns: &[&str] = match workload {
-        Workload::Tcp(_) | Workload::TcpBack(_) => {
-            &["tunnel", "Gb/s", &versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
-        }
-        Workload::Udp(..) => &[
-            "tunnel",
-            "Gb/s",
-            "kpps",
-            &versus,
-            "loss %",
-            "Gbit/daemon CPU-s",
-            "kpkt/daemon CPU-s",
-            "kpkt/busy CPU-s",
-            "~",
-        ],
-        Workload::Ping => {
-            &["tunnel", "p50 µs", "p99 µs", &versus, "lost", "daemon CPU µs/trip", "~"]
-        }
-        Workload::Connect => &[
-            "tunnel",
-            "per second",
-            "p50 µs",
-            "p99 µs",
-            &versus,
-            "failed",
-            "daemon CPU µs each",
-            "~",
-        ],
-        Workload::Idle => &["tunnel", "wake-ups/s", &versus, "daemon CPU ms/s", "~"],
-        Workload::Alone(Alone::Handshakes(_)) => &[
-            "tunnel",
-            "handshakes/s",
-            &versus,
-            "p50 µs",
-            "p99 µs",
-            "/daemon CPU-s",
-            "/busy CPU-s",
-            "cookies",
-            "unanswered",
-            "invalid",
-            "~",
-        ],
-        Workload::Alone(Alone::StartUp(_)) => {
-            &["tunnel", "first packet s", &versus, "configured s", "daemon CPU s", "peak MB", "~"]
-        }
-        Workload::PingUnder(_) => {
-            &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", &versus, "lost", "Gb/s meanwhile", "~"]
-        }
-    };
-    let mut table = Table::new(columns);
+    let mut table = Table::new(columns(workload, &versus).as_slice());
     let mut notes = String::new();
     for row in &rows {
         let ratio = median_ratio(&row.values(), &base).map(|ratio| ratio.median);
@@ -99,6 +50,60 @@ pub(crate) fn workload(
         notes.extend(row.failures());
     }
     format!("{name}: {}\n\n{}{notes}", title(workload), table.text())
+}
+
+/// Headings; `versus` names the ratio.
+fn columns<'a>(workload: &Workload, versus: &'a str) -> Vec<&'a str> {
+    let columns: &[&str] = match workload {
+        Workload::Tcp(_) | Workload::TcpBack(_) => {
+            &["tunnel", "Gb/s", versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
+        }
+        Workload::Udp(..) => &[
+            "tunnel",
+            "Gb/s",
+            "kpps",
+            versus,
+            "loss %",
+            "Gbit/daemon CPU-s",
+            "kpkt/daemon CPU-s",
+            "kpkt/busy CPU-s",
+            "~",
+        ],
+        Workload::Ping => {
+            &["tunnel", "p50 µs", "p99 µs", versus, "lost", "daemon CPU µs/trip", "~"]
+        }
+        Workload::Connect => &[
+            "tunnel",
+            "per second",
+            "p50 µs",
+            "p99 µs",
+            versus,
+            "failed",
+            "daemon CPU µs each",
+            "~",
+        ],
+        Workload::Idle => &["tunnel", "wake-ups/s", versus, "daemon CPU ms/s", "~"],
+        Workload::Alone(Alone::Handshakes(_)) => &[
+            "tunnel",
+            "handshakes/s",
+            versus,
+            "p50 µs",
+            "p99 µs",
+            "/daemon CPU-s",
+            "/busy CPU-s",
+            "cookies",
+            "unanswered",
+            "invalid",
+            "~",
+        ],
+        Workload::Alone(Alone::StartUp(_)) => {
+            &["tunnel", "first packet s", versus, "configured s", "daemon CPU s", "peak MB", "~"]
+        }
+        Workload::PingUnder(_) => {
+            &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", versus, "lost", "Gb/s meanwhile", "~"]
+        }
+    };
+    columns.to_vec()
 }
 
 /// Resident memory of ringtun's engines after each TCP run, in MB.

@@ -4,6 +4,7 @@ use ringtun::lab::traffic::RoundTripReport;
 use serde_json::Value;
 
 use super::*;
+use crate::alone::StartUpReport;
 use crate::iperf3::{Datagrams, Received};
 use crate::measure::Cost;
 
@@ -84,6 +85,52 @@ fn round_trips_under_load_are_compared_by_their_tail() {
     assert!(cells[1].starts_with("2000"), "{cells:?}");
     assert_eq!((cells[4].as_str(), cells[5].as_str()), ("0.25", "7"));
     assert!(cells[6].starts_with("4.00"), "{cells:?}");
+}
+
+#[test]
+fn handshakes_are_charged_and_what_is_no_wireguard_is_not_asked() {
+    let made = |name: &str, per_second: f64| {
+        let mut record = record(name, 0, 0);
+        record.workload = "handshakes".to_owned();
+        let completed = 1000;
+        let report = HandshakeReport {
+            completed,
+            handshakes_per_second: per_second,
+            unanswered: 3,
+            ..Default::default()
+        };
+        record.figures = Some(Figures::Handshakes(report));
+        record
+    };
+    let records = [made("wg-uring", 500.0), made("wireguard-go", 1000.0)];
+    let entries = entries(&["vxlan", "wg-uring", "wireguard-go"]);
+    let handshakes = "handshakes".parse().unwrap();
+    let text = workload(&handshakes, &entries, &records, "vxlan", &["vxlan"]);
+    assert!(text.contains("× wireguard-go"), "{text}");
+    let ours = row(&text, "wg-uring");
+    assert_eq!((ours[1].as_str(), ours[2].as_str()), ("500 [500–500]", "0.50"));
+    // 1,000 in 0.5 s of the daemon's, and in 2 s of everybody's.
+    assert_eq!((ours[5].as_str(), ours[6].as_str(), ours[8].as_str()), ("2000", "500", "3"));
+    assert_eq!(row(&text, "vxlan")[1], "does not apply");
+}
+
+#[test]
+fn a_start_is_told_with_its_memory() {
+    let mut started = record("wg-uring", 0, 0);
+    started.workload = "peers10".to_owned();
+    let report = StartUpReport {
+        peers: 10,
+        socket_seconds: 0.1,
+        configured_seconds: 0.2,
+        first_packet_seconds: 0.25,
+    };
+    started.figures = Some(Figures::StartUp(report));
+    started.cost.daemon_peak_memory_bytes = 25_000_000;
+    let peers = "peers10".parse().unwrap();
+    let text = workload(&peers, &entries(&["wg-uring"]), &[started], "wg-uring", &[]);
+    let cells = row(&text, "wg-uring");
+    assert_eq!((cells[1].as_str(), cells[3].as_str()), ("0.25 [0.25–0.25]", "0.20 [0.20–0.20]"));
+    assert_eq!(cells[5], "25.0 [25.0–25.0]");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! | name | done | measured |
 //! |---|---|---|
-//! | `handshakes` | 1,000 initiators, 32 initiations under way | handshakes a second, p50, p99, CPU |
+//! | `handshakes` | 1,000 initiators, 32 initiations under way | handshakes/s, p50, p99, CPU |
 //! | `handshakesN` | the same with N under way: many are load | the same |
 //! | `peersN` | a device with N peers of ten allowed IPs is started | seconds, peak memory |
 //!
