@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use ringtun::wire::wireguard::cookie::{Checker, Stamper};
 use ringtun::wire::wireguard::handshake::Initiator;
+use ringtun::wire::wireguard::identity::Identity;
 use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun::wire::wireguard::messages::{INITIATION_LEN, Kind, RESPONSE_LEN, kind, receiver};
 use ringtun::wire::wireguard::timestamp::Timestamp;
@@ -144,15 +146,23 @@ impl Initiators {
             stamper: Stamper::new(&theirs),
             checker: Checker::new(&key.public(), &[0; 32]),
         };
+        // Half of the work is the same each time.
+        let identity = |key: &PrivateKey| {
+            let identity = Identity::new(key.clone());
+            identity.expect(theirs);
+            Arc::new(identity)
+        };
+        let identities: Vec<Arc<Identity>> = keys.iter().map(identity).collect();
         let rounds = count.div_ceil(keys.len());
         let mut stamps = vec![Timestamp::from_unix(now)];
         for _ in 1..rounds {
             stamps.extend(stamps.last().map(|last| last.next()));
         }
         let attempt = |index: usize| -> Option<Attempt> {
-            let (key, stamp) = (keys.get(index % keys.len())?, *stamps.get(index / keys.len())?);
+            let peer = identities.get(index % identities.len())?;
+            let stamp = *stamps.get(index / identities.len())?;
             let local = u32::try_from(index).ok()?;
-            let (initiator, message) = Initiator::start(key, &theirs, &cast.psk, local, stamp)?;
+            let (initiator, message) = Initiator::start_as(peer, &theirs, &cast.psk, local, stamp)?;
             Some(Attempt {
                 initiator,
                 message,
