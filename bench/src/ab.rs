@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use ringtun::lab::traffic::Stop;
 use ringtun::lab::{Entered, Pair};
 
+use crate::alone::{Alone, Stage};
 use crate::competitors::{self, Competitor, End, OtherBuild, OtherWireGuard, Slot, Tunnel};
 use crate::environment::Environment;
 use crate::provenance::Provenance;
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     seconds: u64,
 
     /// What is sent: tcpN, tcpN-r, udpLEN, udpLEN@RATE, udpLEN@max, imix@RATE, imix@max, ping,
-    /// ping+tcpN, connect, idle
+    /// ping+tcpN, connect, idle, handshakes, handshakesN, peersN
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 
@@ -92,7 +93,11 @@ impl Args {
 /// Measures and prints.
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let chosen = choose(args)?;
-    let iperf3 = find_iperf3()?;
+    let iperf3 = if args.workload.iter().all(|workload| workload.alone().is_some()) {
+        PathBuf::new()
+    } else {
+        find_iperf3()?
+    };
     let pair = Pair::new()?;
     hold_many_fragments(&pair)?;
     let environment = Environment::look(entered, &pair.left);
@@ -101,18 +106,26 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         return Ok(Outcome::Interrupted);
     }
     let running: Vec<(String, String)> =
-        tunnels.iter().map(|(name, tunnel)| (name.clone(), tunnel.how.clone())).collect();
+        tunnels.iter().map(|it| (it.name.clone(), it.tunnel.how.clone())).collect();
     let mut journal = Journal::open(args.json.as_deref(), &environment, &running)?;
-    for (name, tunnel) in &tunnels {
+    for Contestant { name, tunnel, .. } in &tunnels {
         journal.tunnel(name, &Provenance::of(tunnel))?;
     }
     for (name, how) in &entries {
         how.as_ref().map_or_else(|why| journal.absent(name, why), |_| Ok(()))?;
     }
-    let total = usize::from(args.rounds) * args.workload.len() * tunnels.len();
+    let mut each_round = 0;
+    for workload in &args.workload {
+        let exempt = exempt(workload, &tunnels);
+        each_round += tunnels.len() - exempt.len();
+        for name in exempt {
+            journal.exempt(name, &workload.to_string(), Alone::EXEMPT)?;
+        }
+    }
+    let total = usize::from(args.rounds) * each_round;
     let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
     rounds(args, &pair, &mut tunnels, &mut session)?;
-    print(args, &environment, &entries, &session)?;
+    print(args, &environment, (&entries, &tunnels), &session)?;
     let absent = entries.iter().any(|(_, how)| how.is_err());
     Ok(match session.outcome() {
         Outcome::Complete if absent => Outcome::Incomplete,
@@ -123,17 +136,27 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
 fn rounds(
     args: &Args,
     pair: &Pair,
-    tunnels: &mut [(String, Tunnel)],
+    tunnels: &mut [Contestant<'_>],
     session: &mut Session<'_>,
 ) -> Result<()> {
     let (client, server, count) = (&pair.left, &pair.right, tunnels.len());
     for round in 0..usize::from(args.rounds) {
         for workload in &args.workload {
             for position in 0..count {
-                let (name, tunnel) = &mut tunnels[(position + round) % count];
+                let Contestant { name, competitor, index, tunnel } =
+                    &mut tunnels[(position + round) % count];
+                let (competitor, index) = (*competitor, *index);
                 let route = Route { client, server, to: tunnel.to, from: None };
                 let turn = Turn { competitor: name, workload, round, position };
-                session.run(turn, tunnel, &route)?;
+                let (seconds, stop) = (session.seconds, session.stop);
+                match workload.alone() {
+                    None => session.run(turn, tunnel, &route)?,
+                    Some(alone) if competitor.device("").is_some() => {
+                        let stage = Stage { competitor, route, index, seconds, stop };
+                        session.run_alone(turn, alone, &stage)?;
+                    }
+                    Some(_) => {}
+                }
                 if session.stop.raised() {
                     return Ok(());
                 }
@@ -164,12 +187,29 @@ fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
     Ok(all.into_iter().filter(|competitor| is_chosen(competitor.name())).collect())
 }
 
+/// One that passes packets.
+#[derive(Debug)]
+struct Contestant<'a> {
+    name: String,
+    competitor: &'a dyn Competitor,
+    /// Of its slot.
+    index: u8,
+    tunnel: Tunnel,
+}
+
+/// Those that have no figures in a workload, for it is not for them.
+fn exempt<'a>(workload: &Workload, tunnels: &'a [Contestant<'_>]) -> Vec<&'a str> {
+    let is_exempt =
+        |it: &&Contestant<'_>| workload.alone().is_some() && it.competitor.device("").is_none();
+    tunnels.iter().filter(is_exempt).map(|it| it.name.as_str()).collect()
+}
+
 /// Starts all of them; those that do not come up remain as entries with the reason.
-fn start(
-    chosen: &[Box<dyn Competitor>],
+fn start<'a>(
+    chosen: &'a [Box<dyn Competitor>],
     pair: &Pair,
     stop: &Stop,
-) -> (Vec<(String, Tunnel)>, Vec<Entry>) {
+) -> (Vec<Contestant<'a>>, Vec<Entry>) {
     let end = |host, wire| End { host, wire, underlay: Pair::INTERFACE };
     let ends = [end(&pair.left, Pair::LEFT[0].ip), end(&pair.right, Pair::RIGHT[0].ip)];
     let (mut tunnels, mut entries) = (Vec::new(), Vec::new());
@@ -182,7 +222,7 @@ fn start(
             Ok(tunnel) => {
                 progress(&format!("{name}: passes packets"));
                 entries.push((name.clone(), Ok(tunnel.how.clone())));
-                tunnels.push((name, tunnel));
+                tunnels.push(Contestant { name, competitor: &**competitor, index, tunnel });
             }
             Err(error) => {
                 progress(&format!("{name}: NOT MEASURED: {error:#}"));
@@ -196,7 +236,7 @@ fn start(
 fn print(
     args: &Args,
     environment: &Environment,
-    entries: &[Entry],
+    (entries, tunnels): (&[Entry], &[Contestant<'_>]),
     session: &Session<'_>,
 ) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -205,7 +245,8 @@ fn print(
         writeln!(out, "INTERRUPTED: what follows is not complete\n")?;
     }
     for workload in &args.workload {
-        let table = report::workload(workload, entries, &session.records, &args.baseline);
+        let exempt = exempt(workload, tunnels);
+        let table = report::workload(workload, entries, &session.records, &args.baseline, &exempt);
         writeln!(out, "{table}")?;
     }
     if let Some(memory) = report::memory(entries, &session.records) {

@@ -4,7 +4,7 @@
 //! have no Gb/s.
 
 use crate::journal::groups::{Panel, Row};
-use crate::journal::run::{Figures, Run, Stream};
+use crate::journal::run::{Figures, HANDSHAKES, Run, START_UP, Stream};
 use crate::statistics::{Spread, median_ratio};
 use crate::table::{Table, count, disturbed, figure, spread};
 
@@ -29,6 +29,7 @@ impl<'a> Grid<'a> {
         let lines = rows.iter().map(|&row| {
             let cells = match row.absent {
                 Some(_) => vec!["not measured".to_owned()],
+                None if row.exempt.is_some() => vec!["does not apply".to_owned()],
                 None => columns.iter().map(|(_, cell)| cell(row)).collect(),
             };
             (row, cells)
@@ -58,6 +59,7 @@ fn columns<'a>(panel: &Panel<'a>, wanted: Option<&str>) -> Vec<Column<'a>> {
     let heading = match metric.name.as_str() {
         "median round trip" => "p50 µs".to_owned(),
         "99 % of round trips within" => "p99 µs".to_owned(),
+        START_UP => "first packet s".to_owned(),
         _ => metric.unit.clone(),
     };
     let is_p50 = heading.starts_with("p50");
@@ -85,8 +87,43 @@ fn columns<'a>(panel: &Panel<'a>, wanted: Option<&str>) -> Vec<Column<'a>> {
         };
         columns.push((format!("× {name}"), Box::new(ratio)));
     }
-    columns.extend(cost_columns(metric.less_is_better));
+    columns.extend(match metric.name.as_str() {
+        HANDSHAKES => handshake_columns(),
+        START_UP => start_up_columns(),
+        _ => cost_columns(metric.less_is_better),
+    });
+    let marks = |row: &Row<'_>| disturbed(row.disturbed(), row.runs.len());
+    columns.push(("~".to_owned(), Box::new(marks)));
     columns
+}
+
+fn handshake_columns<'a>() -> Vec<Column<'a>> {
+    let mut columns: Vec<Column<'a>> = Vec::new();
+    for (whole, field) in [("daemon", DAEMON), ("busy", BUSY)] {
+        let per = move |row: &Row<'_>| {
+            figure(row.per(|it| Some(it.trips.as_ref()?.received), |run| run.cost(field)))
+        };
+        columns.push((format!("/{whole} CPU-s"), Box::new(per)));
+    }
+    columns.push(("unanswered".to_owned(), Box::new(lost)));
+    columns
+}
+
+fn start_up_columns<'a>() -> Vec<Column<'a>> {
+    let cost = |field: &'static str, unit: f64| {
+        spread_of(move |run, _| Some(run.cost(field) / unit).filter(|cost| *cost > 0.0))
+    };
+    vec![
+        ("configured s".to_owned(), spread_of(|_, it| it.configured_seconds)),
+        ("daemon CPU s".to_owned(), cost(DAEMON, 1.0)),
+        ("peak MB".to_owned(), cost(PEAK, 1e6)),
+    ]
+}
+
+/// What was not answered, over all rounds.
+fn lost(row: &Row<'_>) -> String {
+    let lost: Vec<f64> = row.good().filter_map(|(_, it)| Some(it.trips.as_ref()?.lost)).collect();
+    if lost.is_empty() { NOTHING.to_owned() } else { count(lost.iter().sum()) }
 }
 
 fn cost_columns<'a>(round_trips: bool) -> Vec<Column<'a>> {
@@ -100,14 +137,7 @@ fn cost_columns<'a>(round_trips: bool) -> Vec<Column<'a>> {
                 Some(stream.gbit() / stream.seconds)
             }),
         ));
-        columns.push(column(
-            "lost",
-            Box::new(|row| {
-                let lost: Vec<f64> =
-                    row.good().filter_map(|(_, it)| Some(it.trips.as_ref()?.lost)).collect();
-                if lost.is_empty() { NOTHING.to_owned() } else { count(lost.iter().sum()) }
-            }),
-        ));
+        columns.push(column("lost", Box::new(lost)));
         columns.push(column("daemon CPU µs/trip", Box::new(|row| figure(cpu_us_per_trip(row)))));
     } else {
         columns.push(column("loss %", median_of(Stream::loss_percent)));
@@ -133,7 +163,6 @@ fn cost_columns<'a>(round_trips: bool) -> Vec<Column<'a>> {
             }),
         ));
     }
-    columns.push(column("~", Box::new(|row| disturbed(row.disturbed(), row.runs.len()))));
     columns
 }
 
@@ -141,6 +170,9 @@ fn cost_columns<'a>(round_trips: bool) -> Vec<Column<'a>> {
 pub(crate) const DAEMON: &str = "daemon_cpu_seconds";
 /// All that the machine did.
 pub(crate) const BUSY: &str = "busy_cpu_seconds";
+
+/// The most memory.
+pub(crate) const PEAK: &str = "daemon_peak_memory_bytes";
 
 /// What a second of CPU time carried.
 pub(crate) fn gbit_per(row: &Row<'_>, cost: &str) -> Option<f64> {

@@ -21,12 +21,13 @@ use ringtun::lab::{Address, Entered, Line, WIRE_MTU};
 
 use crate::competitors::{self, Competitor, End, Engine, Slot, Tunnel};
 use crate::environment::Environment;
+use crate::figures::Figures;
 use crate::provenance::Provenance;
 use crate::record::{Journal, Record};
 use crate::session::{Session, Turn, find_iperf3};
 use crate::statistics::{Spread, median_ratio, quotient};
 use crate::table::{Table, disturbed, figure, spread};
-use crate::workload::{Figures, Route, Workload};
+use crate::workload::{Route, Workload};
 use crate::{Outcome, progress};
 
 /// Outer IPv4 and UDP headers.

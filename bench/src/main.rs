@@ -8,6 +8,8 @@
 //!      └► setup: what the tunnels need and is not there
 //!   competitors   how each tunnel is started, and when it is ready
 //!   workload      what is sent, and what came of it          streams, iperf3 (its documents)
+//!   alone         handshakes, many peers: with a WireGuard device of their own
+//!   figures       what came of it, of whatever kind
 //!   measure       CPU time and steal around a workload
 //!   session       one run of one workload through one tunnel, as a record
 //!   record        NDJSON, one line a run
@@ -24,10 +26,12 @@
 #![forbid(unsafe_code)]
 
 mod ab;
+mod alone;
 mod columns;
 mod compare;
 mod competitors;
 mod environment;
+mod figures;
 mod forward;
 mod hgrm;
 mod inference;

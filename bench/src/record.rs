@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::environment::Environment;
+use crate::figures::Figures;
 use crate::measure::Cost;
 use crate::provenance::Provenance;
-use crate::workload::Figures;
 
 /// The version of the lines; fields are only added within a version.
 pub(crate) const VERSION: u32 = 1;
@@ -122,6 +122,14 @@ impl Journal {
     /// A full disk and the like.
     pub(crate) fn absent(&mut self, name: &str, why: &str) -> Result<()> {
         self.write("absent", &json!({ "name": name, "why": why }))
+    }
+
+    /// Appends why a tunnel that was measured has no figures of a workload.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub(crate) fn exempt(&mut self, name: &str, workload: &str, why: &str) -> Result<()> {
+        self.write("exempt", &json!({ "name": name, "workload": workload, "why": why }))
     }
 
     /// Appends a run.

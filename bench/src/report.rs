@@ -5,12 +5,17 @@
 
 use std::collections::BTreeSet;
 
+use crate::alone::{Alone, HandshakeReport};
+use crate::figures::Figures;
 use crate::iperf3::Received;
 use crate::record::Record;
 use crate::statistics::{Spread, median_ratio, quotient};
 use crate::streams::LOSS_MAX_PERCENT;
 use crate::table::{Table, count, disturbed, figure, spread};
-use crate::workload::{Figures, Rate, Sizes, Workload};
+use crate::workload::{Rate, Sizes, Workload};
+
+/// What WireGuards are compared with where the baseline is none.
+const WIREGUARD_BASELINE: &str = "wireguard-go";
 
 /// A competitor's name, and why it is not there if it is not.
 pub(crate) type Entry = (String, Result<String, String>);
@@ -21,21 +26,43 @@ pub(crate) fn workload(
     entries: &[Entry],
     records: &[Record],
     baseline: &str,
+    exempt: &[&str],
 ) -> String {
     let name = workload.to_string();
     let rows: Vec<Row<'_>> = entries.iter().map(|entry| Row::new(entry, &name, records)).collect();
+    let exempt_base = workload.alone().is_some() && !rows.iter().any(|row| row.name == baseline)
+        || exempt.contains(&baseline);
+    let baseline = if exempt_base { WIREGUARD_BASELINE } else { baseline };
     let base: Vec<(usize, f64)> =
         rows.iter().find(|row| row.name == baseline).map(Row::values).unwrap_or_default();
     let versus = format!("× {baseline}");
+    let mut table = Table::new(columns(workload, &versus).as_slice());
+    let mut notes = String::new();
+    for row in &rows {
+        let ratio = median_ratio(&row.values(), &base).map(|ratio| ratio.median);
+        let mut cells = vec![row.name.to_owned()];
+        if exempt.contains(&row.name) {
+            cells.push("does not apply".to_owned());
+        } else {
+            cells.extend(row.cells(workload, ratio));
+        }
+        table.push(cells);
+        notes.extend(row.failures());
+    }
+    format!("{name}: {}\n\n{}{notes}", title(workload), table.text())
+}
+
+/// Headings; `versus` names the ratio.
+fn columns<'a>(workload: &Workload, versus: &'a str) -> Vec<&'a str> {
     let columns: &[&str] = match workload {
         Workload::Tcp(_) | Workload::TcpBack(_) => {
-            &["tunnel", "Gb/s", &versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
+            &["tunnel", "Gb/s", versus, "Gbit/daemon CPU-s", "Gbit/busy CPU-s", "retr", "~"]
         }
         Workload::Udp(..) => &[
             "tunnel",
             "Gb/s",
             "kpps",
-            &versus,
+            versus,
             "loss %",
             "Gbit/daemon CPU-s",
             "kpkt/daemon CPU-s",
@@ -43,33 +70,40 @@ pub(crate) fn workload(
             "~",
         ],
         Workload::Ping => {
-            &["tunnel", "p50 µs", "p99 µs", &versus, "lost", "daemon CPU µs/trip", "~"]
+            &["tunnel", "p50 µs", "p99 µs", versus, "lost", "daemon CPU µs/trip", "~"]
         }
         Workload::Connect => &[
             "tunnel",
             "per second",
             "p50 µs",
             "p99 µs",
-            &versus,
+            versus,
             "failed",
             "daemon CPU µs each",
             "~",
         ],
-        Workload::Idle => &["tunnel", "wake-ups/s", &versus, "daemon CPU ms/s", "~"],
+        Workload::Idle => &["tunnel", "wake-ups/s", versus, "daemon CPU ms/s", "~"],
+        Workload::Alone(Alone::Handshakes(_)) => &[
+            "tunnel",
+            "handshakes/s",
+            versus,
+            "p50 µs",
+            "p99 µs",
+            "/daemon CPU-s",
+            "/busy CPU-s",
+            "cookies",
+            "unanswered",
+            "invalid",
+            "~",
+        ],
+        Workload::Alone(Alone::StartUp(_)) => {
+            &["tunnel", "first packet s", versus, "configured s", "daemon CPU s", "peak MB", "~"]
+        }
         Workload::PingUnder(_) => {
-            &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", &versus, "lost", "Gb/s meanwhile", "~"]
+            &["tunnel", "p99 µs", "p50 µs", "p99.9 µs", versus, "lost", "Gb/s meanwhile", "~"]
         }
     };
-    let mut table = Table::new(columns);
-    let mut notes = String::new();
-    for row in &rows {
-        let ratio = median_ratio(&row.values(), &base).map(|ratio| ratio.median);
-        let mut cells = vec![row.name.to_owned()];
-        cells.extend(row.cells(workload, ratio));
-        table.push(cells);
-        notes.extend(row.failures());
-    }
-    format!("{name}: {}\n\n{}{notes}", title(workload), table.text())
+    columns.to_vec()
 }
 
 /// Resident memory of ringtun's engines after each TCP run, in MB.
@@ -124,6 +158,13 @@ fn title(workload: &Workload) -> String {
         Workload::Ping => "UDP round trips at a fixed 500 a second, otherwise idle".to_owned(),
         Workload::Connect => "short TCP connections, four clients at once".to_owned(),
         Workload::Idle => "no traffic".to_owned(),
+        Workload::Alone(Alone::Handshakes(window)) => format!(
+            "WireGuard handshakes that a device answers, 1,000 initiators, {window} under way"
+        ),
+        Workload::Alone(Alone::StartUp(peers)) => format!(
+            "a WireGuard device with {peers} peers of ten allowed IPs, from the start of the \
+             program to a packet at the last peer"
+        ),
         Workload::PingUnder(streams) => format!(
             "UDP round trips at a fixed 500 a second, while {streams} TCP stream(s) fill the same \
              tunnel"
@@ -215,6 +256,7 @@ impl<'a> Row<'a> {
                 let cpu = Spread::of(self.good().filter_map(|(run, _)| ms_per_second(run)));
                 vec![value, ratio, spread(cpu), disturbed]
             }
+            Workload::Alone(alone) => self.alone_cells(*alone, value, ratio),
             Workload::PingUnder(_) => vec![
                 value,
                 self.spread(|figures| Some(figures.round_trips()?.p50_us)),
@@ -231,6 +273,36 @@ impl<'a> Row<'a> {
                 count(self.good().map(|(_, figures)| lost(figures)).sum()),
                 self.cpu_us_per_trip(),
                 disturbed,
+            ],
+        }
+    }
+
+    fn alone_cells(&self, alone: Alone, value: String, ratio: String) -> Vec<String> {
+        let completed = |it: &Figures| it.handshakes().map_or(0.0, |it| it.completed as f64);
+        let sum = |of: fn(&HandshakeReport) -> u64| {
+            count(self.good().filter_map(|(_, it)| Some(of(it.handshakes()?) as f64)).sum())
+        };
+        let of_runs = |of: fn(&Record) -> f64| spread(Spread::of(self.good().map(|it| of(it.0))));
+        match alone {
+            Alone::Handshakes(_) => vec![
+                value,
+                ratio,
+                self.spread(|it| Some(it.handshakes()?.p50_us)),
+                self.spread(|it| Some(it.handshakes()?.p99_us)),
+                self.per(completed, |run| run.cost.daemon_cpu_seconds),
+                self.per(completed, |run| run.cost.busy_cpu_seconds),
+                sum(|it| it.cookie_replies),
+                sum(|it| it.unanswered),
+                sum(|it| it.invalid),
+                self.disturbed(),
+            ],
+            Alone::StartUp(_) => vec![
+                value,
+                ratio,
+                self.spread(|it| Some(it.start_up()?.configured_seconds)),
+                of_runs(|run| run.cost.daemon_cpu_seconds),
+                of_runs(|run| run.cost.daemon_peak_memory_bytes as f64 / 1e6),
+                self.disturbed(),
             ],
         }
     }

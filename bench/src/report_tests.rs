@@ -4,6 +4,7 @@ use ringtun::lab::traffic::RoundTripReport;
 use serde_json::Value;
 
 use super::*;
+use crate::alone::StartUpReport;
 use crate::iperf3::{Datagrams, Received};
 use crate::measure::Cost;
 
@@ -49,7 +50,7 @@ fn a_row_holds_medians_ratios_and_cost() {
         record("uring", 2, 600_000_000),
     ];
     let udp = "udp1000".parse().unwrap();
-    let text = workload(&udp, &entries(&["vxlan", "uring"]), &records, "vxlan");
+    let text = workload(&udp, &entries(&["vxlan", "uring"]), &records, "vxlan", &[]);
     let expected = [
         "uring",
         "2.00 [0.36–2.40]",
@@ -78,12 +79,58 @@ fn round_trips_under_load_are_compared_by_their_tail() {
         record
     };
     let records = [loaded("uring", 2000.0), loaded("other", 8000.0)];
-    let text =
-        workload(&"ping+tcp1".parse().unwrap(), &entries(&["uring", "other"]), &records, "other");
+    let loaded = "ping+tcp1".parse().unwrap();
+    let text = workload(&loaded, &entries(&["uring", "other"]), &records, "other", &[]);
     let cells = row(&text, "uring");
     assert!(cells[1].starts_with("2000"), "{cells:?}");
     assert_eq!((cells[4].as_str(), cells[5].as_str()), ("0.25", "7"));
     assert!(cells[6].starts_with("4.00"), "{cells:?}");
+}
+
+#[test]
+fn handshakes_are_charged_and_what_is_no_wireguard_is_not_asked() {
+    let made = |name: &str, per_second: f64| {
+        let mut record = record(name, 0, 0);
+        record.workload = "handshakes".to_owned();
+        let completed = 1000;
+        let report = HandshakeReport {
+            completed,
+            handshakes_per_second: per_second,
+            unanswered: 3,
+            ..Default::default()
+        };
+        record.figures = Some(Figures::Handshakes(report));
+        record
+    };
+    let records = [made("wg-uring", 500.0), made("wireguard-go", 1000.0)];
+    let entries = entries(&["vxlan", "wg-uring", "wireguard-go"]);
+    let handshakes = "handshakes".parse().unwrap();
+    let text = workload(&handshakes, &entries, &records, "vxlan", &["vxlan"]);
+    assert!(text.contains("× wireguard-go"), "{text}");
+    let ours = row(&text, "wg-uring");
+    assert_eq!((ours[1].as_str(), ours[2].as_str()), ("500 [500–500]", "0.50"));
+    // 1,000 in 0.5 s of the daemon's, and in 2 s of everybody's.
+    assert_eq!((ours[5].as_str(), ours[6].as_str(), ours[8].as_str()), ("2000", "500", "3"));
+    assert_eq!(row(&text, "vxlan")[1], "does not apply");
+}
+
+#[test]
+fn a_start_is_told_with_its_memory() {
+    let mut started = record("wg-uring", 0, 0);
+    started.workload = "peers10".to_owned();
+    let report = StartUpReport {
+        peers: 10,
+        socket_seconds: 0.1,
+        configured_seconds: 0.2,
+        first_packet_seconds: 0.25,
+    };
+    started.figures = Some(Figures::StartUp(report));
+    started.cost.daemon_peak_memory_bytes = 25_000_000;
+    let peers = "peers10".parse().unwrap();
+    let text = workload(&peers, &entries(&["wg-uring"]), &[started], "wg-uring", &[]);
+    let cells = row(&text, "wg-uring");
+    assert_eq!((cells[1].as_str(), cells[3].as_str()), ("0.25 [0.25–0.25]", "0.20 [0.20–0.20]"));
+    assert_eq!(cells[5], "25.0 [25.0–25.0]");
 }
 
 #[test]
@@ -93,7 +140,7 @@ fn what_failed_or_is_missing_stays_visible() {
     failed.error = Some("iperf3: unable to connect".to_owned());
     let mut entries = entries(&["uring"]);
     entries.push(("socat".to_owned(), Err("sudo apt install socat".to_owned())));
-    let text = workload(&"udp1000".parse().unwrap(), &entries, &[failed], "vxlan");
+    let text = workload(&"udp1000".parse().unwrap(), &entries, &[failed], "vxlan", &[]);
     assert!(text.contains("uring: 1 of 1 runs FAILED: iperf3: unable to connect"), "{text}");
     assert_eq!(row(&text, "uring")[1], "–");
     assert_eq!(row(&text, "socat")[1], "not measured");

@@ -7,6 +7,7 @@
 //! | `lossless` | the highest rates of 1,372 and 64 bytes and of an IMIX that lose nearly nothing |
 //! | `latency` | round trips, idle and next to a TCP stream; short connections |
 //! | `idle` | wake-ups and CPU time without traffic |
+//! | `peers` | handshakes a second, and starts with 1,000 and 10,000 peers; WireGuards only |
 //! | `soak` | one TCP stream for ten minutes a tunnel; alone, and only when asked for |
 //!
 //! A run is one [`ab`]: all tunnels up, interleaved rounds.
@@ -35,7 +36,8 @@ const SOAK_SECONDS: u64 = 600;
 /// What `run` is to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// throughput, packets, lossless, latency, idle, soak (see `list`); all but soak by default
+    /// throughput, packets, lossless, latency, idle, peers, soak (see `list`); all but soak by
+    /// default
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<Scenario>,
 
@@ -76,7 +78,7 @@ const SOAK: &str = "soak";
 
 impl Scenario {
     /// In the order of the tables.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self { name: "throughput", workloads: "tcp1,tcp4,tcp1-r", what: "TCP, either way" },
         Self {
             name: "packets",
@@ -94,6 +96,11 @@ impl Scenario {
             what: "round trips, idle and under load; short connections",
         },
         Self { name: "idle", workloads: "idle", what: "wake-ups and CPU time without traffic" },
+        Self {
+            name: "peers",
+            workloads: "handshakes,peers1000,peers10000",
+            what: "WireGuards: handshakes a second, start-up with many peers",
+        },
         Self {
             name: SOAK,
             workloads: "tcp1",
@@ -221,6 +228,8 @@ mod tests {
         let all = plan("").unwrap();
         assert!(all.contains("imix@max") && all.contains("5 rounds of 3 s"), "{all}");
         assert_eq!(plan("idle").unwrap(), "idle: 5 rounds of 3 s");
+        let peers = plan("peers").unwrap();
+        assert_eq!(peers, "handshakes,peers1000,peers10000: 5 rounds of 3 s");
         assert_eq!(plan("idle --rounds 7 --seconds 9").unwrap(), "idle: 7 rounds of 9 s");
         assert_eq!(plan("--quick").unwrap(), "tcp1,udp1372,ping: 3 rounds of 1 s");
         assert_eq!(plan("soak").unwrap(), "tcp1: 1 rounds of 600 s");

@@ -12,10 +12,12 @@ use ringtun::control::status::Status;
 use ringtun::lab::traffic::{Stop, TrafficError};
 use serde_json::Value;
 
+use crate::alone::{Alone, Stage};
 use crate::competitors::{Tunnel, find};
+use crate::figures::Figures;
 use crate::measure::{Cost, Mark};
 use crate::record::{EngineUse, Journal, Record};
-use crate::workload::{Figures, Route, Workload};
+use crate::workload::{Route, Workload};
 use crate::{Outcome, progress};
 
 /// Lets what the last run left in queues drain before the clocks are read.
@@ -88,10 +90,35 @@ impl<'a> Session<'a> {
         tunnel: &mut Tunnel,
         route: &Route<'_>,
     ) -> Result<()> {
-        let now =
-            format!("{} through {}, round {}", turn.workload, turn.competitor, turn.round + 1);
-        self.bar.set_message(now);
+        self.announce(turn);
         let measured = self.measure(turn.workload, tunnel, route);
+        // A daemon that died is the better reason.
+        let measured = measured.map_err(|error| tunnel.check().err().unwrap_or(error));
+        self.keep(turn, measured)
+    }
+
+    /// The same with a device that is started for it; tunnels stay idle.
+    ///
+    /// # Errors
+    /// A journal that cannot be written.
+    pub(crate) fn run_alone(
+        &mut self,
+        turn: Turn<'_>,
+        alone: Alone,
+        stage: &Stage<'_>,
+    ) -> Result<()> {
+        self.announce(turn);
+        thread::sleep(SETTLE);
+        let measured = alone.run(stage);
+        self.keep(turn, measured.map(|(figures, raw, cost)| (figures, raw, cost, Vec::new())))
+    }
+
+    fn announce(&self, turn: Turn<'_>) {
+        let Turn { workload, competitor, round, .. } = turn;
+        self.bar.set_message(format!("{workload} through {competitor}, round {}", round + 1));
+    }
+
+    fn keep(&mut self, turn: Turn<'_>, measured: Result<Measured>) -> Result<()> {
         if self.stop.raised() {
             return Ok(());
         }
@@ -115,10 +142,7 @@ impl<'a> Session<'a> {
                 record.cost = cost;
                 record.engines = engines;
             }
-            // A daemon that died is the better reason.
-            Err(error) => {
-                record.error = Some(format!("{:#}", tunnel.check().err().unwrap_or(error)));
-            }
+            Err(error) => record.error = Some(format!("{error:#}")),
         }
         self.journal.run(&record)?;
         self.records.push(record);

@@ -64,7 +64,8 @@ pub(crate) fn figure(value: Option<f64>) -> String {
 
 /// A whole number.
 pub(crate) fn count(value: f64) -> String {
-    format!("{value:.0}")
+    // The sum of nothing is -0.
+    format!("{:.0}", value + 0.0)
 }
 
 /// `9.41 [9.02–9.77]`.
@@ -98,6 +99,11 @@ mod tests {
             | veth         |   10.5 |\n\
             | a longer one |        |\n";
         assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn nothing_is_zero() {
+        assert_eq!([count([].iter().sum()), count(2.6)], ["0", "3"]);
     }
 
     #[test]

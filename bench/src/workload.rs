@@ -12,6 +12,8 @@
 //! | `connect` | short TCP connections, four clients at once | connections a second, µs each |
 //! | `idle` | nothing | how often the tunnel's processes wake up |
 //! | `ping+tcpN` | the same while `tcpN` runs through the same tunnel | p50, p99, Gb/s |
+//!
+//! `handshakes…` and `peersN` need a WireGuard device of their own: see [`crate::alone`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -22,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use ringtun::lab::Host;
-use ringtun::lab::traffic::{self, ConnectionReport, RoundTripReport, RoundTrips, Stop};
-use serde::Serialize;
+use ringtun::lab::traffic::{self, RoundTripReport, RoundTrips, Stop};
 use serde_json::Value;
 
-use crate::iperf3::Received;
+use crate::alone::Alone;
+use crate::figures::Figures;
 use crate::streams;
 
 /// 500 round trips a second: 1 % of 3 s is 15 samples.
@@ -55,6 +57,8 @@ pub(crate) enum Workload {
     Connect,
     /// Nothing.
     Idle,
+    /// With a device that is started for it.
+    Alone(Alone),
 }
 
 /// Of datagrams' payloads.
@@ -77,30 +81,6 @@ pub(crate) enum Rate {
     Highest,
 }
 
-/// What came of it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Figures {
-    /// By iperf3.
-    Stream(Received),
-    /// By the lab's own echo.
-    RoundTrips(RoundTripReport),
-    /// Round trips, and the streams they were made next to.
-    Loaded {
-        /// By the lab's own echo.
-        round_trips: RoundTripReport,
-        /// By iperf3.
-        stream: Received,
-    },
-    /// Short connections.
-    Connections(ConnectionReport),
-    /// No traffic.
-    Idle {
-        /// Of all threads of the tunnel's processes, both ends.
-        wakeups_per_second: f64,
-    },
-}
-
 /// From where to where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route<'a> {
@@ -117,13 +97,18 @@ pub(crate) struct Route<'a> {
 impl Workload {
     /// What there is, for people.
     pub(crate) const NAMES: &str = "tcpN, tcpN-r, udpLEN, udpLEN@RATE, udpLEN@max, imix@RATE, \
-        imix@max, ping, ping+tcpN, connect, idle";
+        imix@max, ping, ping+tcpN, connect, idle, handshakes, handshakesN, peersN";
     /// Those of a plain `ab`, in the order of its tables.
     pub(crate) const DEFAULT: &str = "tcp1,tcp4,udp1400,udp64,ping";
 
     /// Whether what is sent is not what is told: the ladder sends more to find its figures.
     pub(crate) fn searches(&self) -> bool {
         matches!(self, Self::Udp(_, Rate::Highest))
+    }
+
+    /// What it is if it needs a device of its own.
+    pub(crate) fn alone(&self) -> Option<Alone> {
+        if let Self::Alone(alone) = self { Some(*alone) } else { None }
     }
 
     /// Sends it, and returns the figures with the document they were taken from.
@@ -145,6 +130,7 @@ impl Workload {
             Self::PingUnder(streams) => return ping_under(*streams, run),
             Self::Connect => return Ok((connect(run)?, Value::Null)),
             Self::Idle => return Ok((idle(seconds, stop)?, Value::Null)),
+            Self::Alone(alone) => bail!("{alone} goes through no tunnel"),
             Self::Tcp(streams) => run.tcp(*streams, false)?,
             Self::TcpBack(streams) => run.tcp(*streams, true)?,
             Self::Udp(sizes, rate) => run.udp(sizes, rate)?,
@@ -217,6 +203,9 @@ impl FromStr for Workload {
                 "idle" => return Some(Self::Idle),
                 _ => {}
             }
+            if let Some(alone) = Alone::read(name) {
+                return Some(Self::Alone(alone));
+            }
             if let Some(digits) = name.strip_prefix("ping+tcp") {
                 return streams(digits).map(Self::PingUnder);
             }
@@ -241,7 +230,8 @@ impl FromStr for Workload {
                 "{name:?} is no workload: tcpN or tcpN-r (N streams, 1 to {STREAMS_MAX}, or from \
                  the other end), udpLEN, udpLEN@RATE or udpLEN@max ({DATAGRAM_MIN} to \
                  {DATAGRAM_MAX} bytes, such as udp1400@500M), imix@RATE or imix@max, ping, \
-                 ping+tcpN, connect, idle"
+                 ping+tcpN, connect, idle, {}",
+                Alone::NAMES
             )
         })
     }
@@ -282,67 +272,8 @@ impl fmt::Display for Workload {
             Self::Ping => f.write_str("ping"),
             Self::Connect => f.write_str("connect"),
             Self::Idle => f.write_str("idle"),
+            Self::Alone(alone) => alone.fmt(f),
             Self::PingUnder(streams) => write!(f, "ping+tcp{streams}"),
-        }
-    }
-}
-
-impl Figures {
-    /// What is compared: received Gb/s, or for round trips the median in µs, under load the 99th
-    /// percentile; connections or wake-ups a second.
-    pub(crate) fn value(&self) -> f64 {
-        match self {
-            Self::Stream(received) => received.gbit_per_second(),
-            Self::RoundTrips(report) => report.p50_us,
-            Self::Loaded { round_trips, .. } => round_trips.p99_us,
-            Self::Connections(report) => report.connections_per_second,
-            Self::Idle { wakeups_per_second } => *wakeups_per_second,
-        }
-    }
-
-    /// What iperf3 moved.
-    pub(crate) fn stream(&self) -> Option<&Received> {
-        match self {
-            Self::Stream(received) | Self::Loaded { stream: received, .. } => Some(received),
-            Self::RoundTrips(_) | Self::Connections(_) | Self::Idle { .. } => None,
-        }
-    }
-
-    /// The connections made.
-    pub(crate) fn connections(&self) -> Option<&ConnectionReport> {
-        if let Self::Connections(report) = self { Some(report) } else { None }
-    }
-
-    /// The round trips made.
-    pub(crate) fn round_trips(&self) -> Option<&RoundTripReport> {
-        match self {
-            Self::RoundTrips(report) | Self::Loaded { round_trips: report, .. } => Some(report),
-            Self::Stream(_) | Self::Connections(_) | Self::Idle { .. } => None,
-        }
-    }
-
-    /// For the line of progress.
-    pub(crate) fn text(&self) -> String {
-        match self {
-            Self::Stream(received) => {
-                let loss = received.datagrams.map_or(String::new(), |datagrams| {
-                    format!(", {:.1} % lost", datagrams.loss_percent())
-                });
-                format!("{:.2} Gb/s{loss}", received.gbit_per_second())
-            }
-            Self::RoundTrips(report) => {
-                format!("p50 {:.0} µs, p99 {:.0} µs", report.p50_us, report.p99_us)
-            }
-            Self::Connections(report) => {
-                format!("{:.0} connections/s", report.connections_per_second)
-            }
-            Self::Idle { wakeups_per_second } => format!("{wakeups_per_second:.1} wake-ups/s"),
-            Self::Loaded { round_trips, stream } => format!(
-                "p50 {:.0} µs, p99 {:.0} µs at {:.2} Gb/s",
-                round_trips.p50_us,
-                round_trips.p99_us,
-                stream.gbit_per_second()
-            ),
         }
     }
 }
@@ -362,6 +293,9 @@ mod tests {
             "udp16@1.5G",
             "ping",
             "ping+tcp4",
+            "handshakes",
+            "handshakes256",
+            "peers10000",
         ] {
             assert_eq!(name.parse::<Workload>().unwrap().to_string(), name);
         }
@@ -385,6 +319,11 @@ mod tests {
             "udp64@",
             "udp64@fast",
             "udp64@1MM",
+            "handshakes0",
+            "handshakes1001",
+            "peers",
+            "peers0",
+            "peers50001",
         ] {
             let error = name.parse::<Workload>().unwrap_err().to_string();
             assert!(error.contains("udp1400@500M"), "{name}: {error}");

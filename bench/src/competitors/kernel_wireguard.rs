@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::programs::{Program, find};
 use super::secrets::{MTU, Secrets, WG};
-use super::{Competitor, Slot, Tunnel};
+use super::{Competitor, Making, Slot, Tunnel};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,9 +28,7 @@ impl Competitor for KernelWireGuard {
         let how = format!("wireguard.ko of this kernel (MTU {MTU}, wg setconf)");
         let secrets = Secrets::new()?;
         for here in [0, 1] {
-            let mut ip = Command::new(find("ip")?);
-            ip.args(["link", "add", &slot.device(here), "type", "wireguard"]);
-            let mut add = slot.ends[here].host.spawn(ip)?;
+            let mut add = slot.ends[here].host.spawn(add(&slot.device(here)))?;
             if !add.wait_timeout(TIMEOUT)?.is_some_and(|status| status.success()) {
                 bail!(explain(&add.stderr()));
             }
@@ -38,6 +36,17 @@ impl Competitor for KernelWireGuard {
         }
         Ok(slot.tunnel(how))
     }
+
+    fn device(&self, name: &str) -> Option<Making> {
+        Some(Making::Kernel(add(name)))
+    }
+}
+
+fn add(device: &str) -> Command {
+    // One that is not there says so when it is started.
+    let mut ip = Command::new(find("ip").unwrap_or_else(|_| "ip".into()));
+    ip.args(["link", "add", device, "type", "wireguard"]);
+    ip
 }
 
 /// What `ip link add … type wireguard` means by its words, and what to do.

@@ -19,7 +19,7 @@ mod fastd;
 mod kernel_wireguard;
 mod nebula;
 mod openvpn;
-mod private;
+pub(crate) mod private;
 mod programs;
 mod quicktun;
 mod secrets;
@@ -41,6 +41,7 @@ use ringtun::lab::{Address, Host, LabError, Process};
 
 pub(crate) use engine::{Engine, OtherBuild};
 pub(crate) use programs::{IPERF3, Program, Source, find, missing, peers_folder};
+pub(crate) use secrets::MTU;
 pub(crate) use wire::{Veth, Vxlan};
 pub(crate) use wireguard::OtherWireGuard;
 
@@ -66,6 +67,11 @@ pub(crate) trait Competitor: fmt::Debug {
     /// # Errors
     /// What the kernel or a program said.
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel>;
+    /// How to make a WireGuard device alone, for `wg` to configure; none for whatever is no such
+    /// thing.
+    fn device(&self, _name: &str) -> Option<Making> {
+        None
+    }
     /// Whether a tunnel that passes packets has also found out what it finds out by and by.
     ///
     /// # Errors
@@ -73,6 +79,15 @@ pub(crate) trait Competitor: fmt::Debug {
     fn is_settled(&self, _tunnel: &mut Tunnel) -> Result<bool> {
         Ok(true)
     }
+}
+
+/// What makes a device.
+#[derive(Debug)]
+pub(crate) enum Making {
+    /// Has it as long as it runs, in the foreground.
+    Daemon(Command),
+    /// Has the kernel make it, and ends.
+    Kernel(Command),
 }
 
 /// One end of the wire.

@@ -15,7 +15,7 @@ use ringtun::lab::Host;
 
 use super::programs::{Program, find};
 use super::secrets::{MTU, Secrets, WG};
-use super::{Competitor, Slot, Tunnel};
+use super::{Competitor, Making, Slot, Tunnel};
 use crate::own_program;
 
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,13 +83,18 @@ impl Other {
         Self { name: name.to_owned(), program: program.to_owned(), flags, needs }
     }
 
+    fn command(&self, device: &str) -> Command {
+        // One that is not there says so when it is started.
+        let by_name = || find(&self.program.to_string_lossy()).ok();
+        let found = if self.program.is_absolute() { None } else { by_name() };
+        let mut command = Command::new(found.as_ref().unwrap_or(&self.program));
+        command.args(&self.flags).arg(device);
+        command
+    }
+
     /// Starts one end; it has its control socket when this returns.
     fn spawn(&self, host: &Host, device: &str, tunnel: &mut Tunnel) -> Result<()> {
-        let by_name = || find(&self.program.to_string_lossy());
-        let program = if self.program.is_absolute() { self.program.clone() } else { by_name()? };
-        let mut command = Command::new(program);
-        command.args(&self.flags).arg(device);
-        tunnel.processes.push(host.spawn(command)?);
+        tunnel.processes.push(host.spawn(self.command(device))?);
         let socket = format!("/run/wireguard/{device}.sock");
         let begin = Instant::now();
         while !Path::new(&socket).exists() {
@@ -152,6 +157,17 @@ impl Competitor for Ours {
         }
         Ok(tunnel)
     }
+
+    /// In wireguard-go's form of command, which has variables for our flags.
+    fn device(&self, name: &str) -> Option<Making> {
+        let mut command = Command::new(own_program());
+        command.arg0("ringtun").env("NO_COLOR", "1").args(["-f", name]);
+        for pair in self.flags.chunks_exact(2) {
+            let variable = format!("RINGTUN_{}", pair[0].trim_start_matches('-').to_uppercase());
+            command.env(variable, pair[1]);
+        }
+        Some(Making::Daemon(command))
+    }
 }
 
 impl Competitor for Other {
@@ -175,11 +191,33 @@ impl Competitor for Other {
         }
         Ok(tunnel)
     }
+
+    fn device(&self, name: &str) -> Option<Making> {
+        Some(Making::Daemon(self.command(name)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_alone_are_run_as_the_tunnels_are() {
+        let [uring, ring, mmsg] = Ours::VARIANTS.map(|ours| ours.device("x").unwrap());
+        let variables = |making: &Making| {
+            let Making::Daemon(command) = making else { panic!("{making:?}") };
+            let text = |it: &std::ffi::OsStr| it.to_string_lossy().into_owned();
+            let set =
+                command.get_envs().filter_map(|(name, value)| Some((text(name), text(value?))));
+            set.filter(|(name, _)| name != "NO_COLOR")
+                .map(|(name, it)| name + "=" + &it)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(variables(&uring), "RINGTUN_IO=uring RINGTUN_WORKERS=1");
+        assert_eq!(variables(&ring), "RINGTUN_AEAD=ring RINGTUN_IO=uring RINGTUN_WORKERS=1");
+        assert_eq!(variables(&mmsg), "RINGTUN_IO=mmsg RINGTUN_WORKERS=1");
+    }
 
     #[test]
     fn any_wireguard_go_has_a_name_and_a_path() {

@@ -53,6 +53,8 @@ pub(crate) struct Row<'a> {
     pub(crate) runs: Vec<(Round, &'a Run)>,
     /// Why there are none, if it did not come up.
     pub(crate) absent: Option<&'a str>,
+    /// Why there are none, if the workload is not for it.
+    pub(crate) exempt: Option<&'a str>,
 }
 
 impl Setting {
@@ -122,8 +124,13 @@ impl<'a> Panel<'a> {
             for (name, why) in &session.absent {
                 row_of(&mut rows, name).absent = Some(why);
             }
+            for exempt in session.exempt.iter().filter(|it| it.workload == workload) {
+                row_of(&mut rows, &exempt.name).exempt = Some(&exempt.why);
+            }
         }
-        rows.iter_mut().filter(|row| !row.runs.is_empty()).for_each(|row| row.absent = None);
+        rows.iter_mut().filter(|row| !row.runs.is_empty()).for_each(|row| {
+            (row.absent, row.exempt) = (None, None);
+        });
         let metric = rows.iter().flat_map(Row::good).next().map(|(_, it)| it.metric.clone());
         Self {
             workload,
@@ -214,7 +221,8 @@ impl<'a> Row<'a> {
 
 fn row_of<'b, 'a>(rows: &'b mut Vec<Row<'a>>, name: &'a str) -> &'b mut Row<'a> {
     let index = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
-        rows.push(Row { name, ours: false, how: "", runs: Vec::new(), absent: None });
+        let (absent, exempt) = (None, None);
+        rows.push(Row { name, ours: false, how: "", runs: Vec::new(), absent, exempt });
         rows.len() - 1
     });
     &mut rows[index]
@@ -249,6 +257,13 @@ pub(crate) fn title(workload: &str, forward: bool) -> String {
         format!("UDP, {len}-byte datagrams at {rate}bit/s")
     } else if let Some(len) = workload.strip_prefix("udp") {
         format!("UDP flood, {len}-byte datagrams")
+    } else if let Some(count) = workload.strip_prefix("peers") {
+        format!("Start of a WireGuard device with {count} peers, until a packet passes")
+    } else if workload.starts_with("handshakes") {
+        match workload.strip_prefix("handshakes") {
+            None | Some("") => "WireGuard handshakes answered".to_owned(),
+            Some(window) => format!("WireGuard handshakes answered, {window} under way"),
+        }
     } else if workload == "ping" {
         "UDP round trips, otherwise idle".to_owned()
     } else {

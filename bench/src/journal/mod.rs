@@ -53,7 +53,17 @@ pub(crate) struct Session {
     pub(crate) tunnels: Vec<Described>,
     /// What could not be measured, and why.
     pub(crate) absent: Vec<(String, String)>,
+    /// What has no figures of a workload, and why.
+    pub(crate) exempt: Vec<Exempt>,
     pub(crate) runs: Vec<Run>,
+}
+
+/// A tunnel and a workload that is not for it.
+#[derive(Debug, Default)]
+pub(crate) struct Exempt {
+    pub(crate) name: String,
+    pub(crate) workload: String,
+    pub(crate) why: String,
 }
 
 /// What a tunnel is.
@@ -130,6 +140,11 @@ impl Recorded {
             "absent" => {
                 let absent = (text(&value, "name"), text(&value, "why"));
                 self.session(id).absent.push(absent);
+            }
+            "exempt" => {
+                let [name, workload, why] =
+                    ["name", "workload", "why"].map(|field| text(&value, field));
+                self.session(id).exempt.push(Exempt { name, workload, why });
             }
             _ => return Err(format!("lines of the kind {kind:?} are not known")),
         }

@@ -33,8 +33,15 @@ pub(crate) struct Figures {
     pub(crate) value: f64,
     pub(crate) metric: Metric,
     pub(crate) stream: Option<Stream>,
+    /// Round trips, or handshakes, which are some too.
     pub(crate) trips: Option<Trips>,
+    /// Of a device with many peers: seconds until it was configured.
+    pub(crate) configured_seconds: Option<f64>,
 }
+
+/// Names of metrics that have columns of their own.
+pub(crate) const HANDSHAKES: &str = "handshakes";
+pub(crate) const START_UP: &str = "first packet after";
 
 /// What a value is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,18 +113,36 @@ impl Figures {
                 let stream = Stream::read(body)?;
                 let value = stream.gbit() / stream.seconds;
                 let metric = metric("throughput", "Gb/s", false);
-                Some(Self { value, metric, stream: Some(stream), trips: None })
+                Some(Self { value, metric, stream: Some(stream), ..Self::default() })
             }
             "round_trips" => {
                 let trips = Trips::read(body)?;
                 let metric = metric("median round trip", "µs", true);
-                Some(Self { value: trips.at(0.5)?, metric, stream: None, trips: Some(trips) })
+                let value = trips.at(0.5)?;
+                Some(Self { value, metric, trips: Some(trips), ..Self::default() })
             }
             "loaded" => {
                 let trips = Trips::read(body.get("round_trips")?)?;
                 let stream = body.get("stream").and_then(Stream::read);
                 let metric = metric("99 % of round trips within", "µs", true);
-                Some(Self { value: trips.at(0.99)?, metric, stream, trips: Some(trips) })
+                let value = trips.at(0.99)?;
+                Some(Self { value, metric, stream, trips: Some(trips), ..Self::default() })
+            }
+            "handshakes" => {
+                let number = |field: &str| body.get(field).and_then(usable);
+                let count = |field: &str| number(field).unwrap_or_default();
+                let (received, lost) = (count("completed"), count("unanswered"));
+                let trips = Trips::read(body).map(|trips| Trips { received, lost, ..trips });
+                let metric = metric(HANDSHAKES, "handshakes/s", false);
+                let value = number("handshakes_per_second")?;
+                Some(Self { value, metric, trips, ..Self::default() })
+            }
+            "start_up" => {
+                let number = |field: &str| body.get(field).and_then(usable);
+                let (value, metric) =
+                    (number("first_packet_seconds")?, metric(START_UP, "s", true));
+                let configured_seconds = number("configured_seconds");
+                Some(Self { value, metric, configured_seconds, ..Self::default() })
             }
             _ => {
                 let mut fields = body.as_object()?.iter();

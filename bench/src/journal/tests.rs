@@ -112,11 +112,22 @@ fn figures_of_all_kinds() {
     let later = json!({ "handshakes": { "seconds": 2, "handshakes_per_second": 1234.5 } });
     let figures = run(&later).figures.unwrap();
     assert_eq!((figures.value, figures.metric.unit.as_str()), (1234.5, "handshakes/s"));
+    let counted = json!({ "handshakes": { "handshakes_per_second": 500.0, "completed": 1000,
+        "unanswered": 2, "p50_us": 60, "p99_us": 90, "percentiles": [[0.5, 60.0], [1.0, 95.0]] } });
+    let trips = run(&counted).figures.unwrap().trips.unwrap();
+    assert_eq!((trips.received, trips.lost, trips.at(1.0)), (1000.0, 2.0, Some(95.0)));
+    let start_up = json!({ "start_up": { "peers": 10, "socket_seconds": 0.1,
+        "configured_seconds": 0.5, "first_packet_seconds": 0.75 } });
+    let figures = run(&start_up).figures.unwrap();
+    assert_eq!((figures.value, figures.configured_seconds), (0.75, Some(0.5)));
+    assert!(figures.metric.less_is_better);
     for broken in [
         json!({}),
         json!(1),
         json!({ "stream": { "bytes": 1, "seconds": 0 } }),
         json!({ "round_trips": [] }),
+        json!({ "handshakes": { "completed": 1 } }),
+        json!({ "start_up": { "peers": 1 } }),
         json!({ "later": { "count": 1 } }),
     ] {
         let run = run(&broken);
@@ -140,6 +151,57 @@ fn only_runs_of_one_commit_and_machine_are_shown_together() {
         let commits = Panel::history(&recorded, panel);
         assert_eq!(commits.last().unwrap().setting.commit, last);
     }
+}
+
+#[test]
+fn what_is_not_for_a_tunnel_is_no_failure() {
+    let line = |extra: Value| {
+        let mut line = json!({ "version": 1, "session": "x" });
+        line.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        line.to_string()
+    };
+    let cost = json!({ "daemon_cpu_seconds": 2.0, "busy_cpu_seconds": 4.0,
+        "daemon_peak_memory_bytes": 30_000_000 });
+    let handshakes = json!({ "handshakes": { "handshakes_per_second": 500.0, "completed": 1000,
+        "p50_us": 60, "p99_us": 90 } });
+    let start_up =
+        json!({ "start_up": { "configured_seconds": 0.5, "first_packet_seconds": 0.75 } });
+    let run = |workload: &str, figures: &Value| {
+        line(json!({ "kind": "run", "competitor": "wg", "workload": workload, "figures": figures,
+            "cost": cost }))
+    };
+    let exempt = |workload: &str| {
+        line(json!({ "kind": "exempt", "name": "openvpn", "workload": workload, "why": "no WG" }))
+    };
+    let lines = [
+        line(json!({ "kind": "start", "environment": {} })),
+        exempt("handshakes"),
+        exempt("peers10"),
+        run("handshakes", &handshakes),
+        run("peers10", &start_up),
+        run("tcp1", &json!({ "stream": { "bytes": 1, "seconds": 1 } })),
+    ];
+    let recorded = Recorded::of(lines.join("\n").as_bytes());
+    assert_eq!(recorded.skipped, []);
+    let text = markdown::text(&recorded, None);
+    let row = |workload: &str, name: &str| -> Vec<String> {
+        let part = text.split("\n**").find(|part| part.contains(&format!("{workload}**"))).unwrap();
+        let mut lines = part.lines().filter(|line| line.starts_with(&format!("| {name} ")));
+        let line = lines.next().unwrap_or_default();
+        line.split('|').map(|cell| cell.trim().to_owned()).filter(|it| !it.is_empty()).collect()
+    };
+    assert_eq!(row("handshakes", "openvpn"), ["openvpn", "does not apply"]);
+    assert_eq!(row("tcp1", "openvpn"), [""; 0]);
+    let wg = row("handshakes", "wg");
+    assert_eq!(wg[4..], ["1.00", "500", "250", "0"], "{text}");
+    let wg = row("peers10", "wg");
+    let peak = "30.0 [30.0–30.0]";
+    assert_eq!((wg[3].as_str(), wg[5].as_str()), ("0.50 [0.50–0.50]", peak), "{text}");
+    let page = page::html(&recorded, None);
+    for words in ["does not apply: no WG", "Daemon CPU a handshake", "Peak memory"] {
+        assert!(page.contains(words), "{words}");
+    }
+    assert!(!page.contains("Not everything could be measured"), "{page}");
 }
 
 /// Everything that is made of a journal.

@@ -35,7 +35,8 @@ impl Bar {
         Spread::of(self.rounds.iter().map(|(value, _)| *value))
     }
 
-    fn value(&self) -> Option<f64> {
+    /// Its length.
+    pub(super) fn value(&self) -> Option<f64> {
         self.total.or_else(|| self.spread().map(|spread| spread.median))
     }
 }

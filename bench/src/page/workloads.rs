@@ -6,9 +6,9 @@ use maud::{Markup, html};
 
 use super::bars::{self, Bar};
 use super::{Page, heading};
-use crate::columns::{BUSY, DAEMON, Grid, cpu_us_per_trip, gbit_per};
+use crate::columns::{BUSY, DAEMON, Grid, PEAK, cpu_us_per_trip, gbit_per};
 use crate::journal::groups::{Panel, Row};
-use crate::journal::run::Run;
+use crate::journal::run::{HANDSHAKES, Run, START_UP};
 use crate::markdown::origin;
 use crate::statistics::{Spread, median_ratio};
 use crate::table::{disturbed, figure};
@@ -38,7 +38,11 @@ pub(super) fn bar(row: &Row<'_>) -> Bar {
         name: row.name.to_owned(),
         ours: row.ours,
         mark: disturbed(row.disturbed(), row.runs.len()),
-        why: row.absent.map(|why| format!("not measured: {why}")).or(failed),
+        why: row
+            .absent
+            .map(|why| format!("not measured: {why}"))
+            .or_else(|| row.exempt.map(|why| format!("does not apply: {why}")))
+            .or(failed),
         ..Bar::default()
     }
 }
@@ -94,18 +98,35 @@ fn cost_charts(panel: &Panel<'_>) -> Markup {
             cost_bar(row, cpu_us_per_trip(row), us, |it| Some(it.trips.as_ref()?.received))
         })
         .collect();
+    let is_handshake = panel.metric.name == HANDSHAKES;
+    let each = if is_handshake { "Daemon CPU a handshake" } else { "Daemon CPU a round trip" };
     let unit = "Gbit a second of CPU time, more is better";
     let charts = [
         bars::chart("Carried for daemon CPU", unit, &sorted(per(DAEMON), false)),
         bars::chart("Carried for all busy CPU", unit, &sorted(per(BUSY), false)),
-        bars::chart("Daemon CPU a round trip", "µs, less is better", &sorted(trips, true)),
+        bars::chart(each, "µs, less is better", &sorted(trips, true)),
+        bars::chart("Peak memory", "MB, less is better", &sorted(peak_memory(panel), true)),
     ];
     html! { div class="pair" { @for chart in charts.into_iter().flatten() { (chart) } } }
 }
 
+/// Of devices with many peers.
+fn peak_memory(panel: &Panel<'_>) -> Vec<Bar> {
+    if panel.metric.name != START_UP {
+        return Vec::new();
+    }
+    let bars = panel.ranked().into_iter().map(|row| {
+        let megabytes = |run: &Run| run.cost(PEAK) / 1e6;
+        let rounds = row.good().map(|(run, _)| (megabytes(run), run.disturbed));
+        Bar { rounds: rounds.filter(|(value, _)| *value > 0.0).collect(), ..bar(row) }
+    });
+    bars.filter(|bar| !bar.rounds.is_empty()).collect()
+}
+
 fn sorted(mut bars: Vec<Bar>, less_is_better: bool) -> Vec<Bar> {
     bars.sort_by(|one, other| {
-        let order = one.total.unwrap_or(0.0).total_cmp(&other.total.unwrap_or(0.0));
+        let [one, other] = [one, other].map(|bar| bar.value().unwrap_or(0.0));
+        let order = one.total_cmp(&other);
         if less_is_better { order } else { order.reverse() }
     });
     bars

@@ -6,11 +6,29 @@ use super::config::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use super::tests::*;
 use super::*;
 use crate::packet::endpoint::Source;
+use crate::wire::wireguard::keys::PrivateKey;
 use crate::wire::wireguard::messages::{COOKIE_REPLY_LEN, INITIATION_LEN, RESPONSE_LEN};
 
 /// Index of the end whose key is the greater one.
 fn greater(world: &World) -> usize {
     usize::from(world.ends[1].key.public() > world.ends[0].key.public())
+}
+
+#[test]
+fn what_is_shared_with_a_peer_is_kept_as_long_as_it_is_one() {
+    let mut world = World::new([7, 7]);
+    let kept = |world: &World| {
+        [0, 1].map(|n| world.ends[n].protocol.identity.as_ref().unwrap().kept_count())
+    };
+    world.want_session(0);
+    world.exchange();
+    assert!(world.connected());
+    assert_eq!(kept(&world), [1, 1]);
+    let private_key = Some(Some(PrivateKey::from_bytes([77; 32])));
+    world.update(0, DeviceUpdate { private_key, ..Default::default() });
+    assert_eq!(kept(&world), [0, 1], "another key shares something else");
+    world.change_peer(1, |peer| peer.remove = true);
+    assert_eq!(kept(&world), [0, 0]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Protocol {
         // The peer takes only what is later than the last: a clock that was set back must not
         // keep us out until it has caught up.
         let timestamp = Timestamp::from_unix(now).max(state.stamped.next());
-        let started = Initiator::start(&identity.private, key, &state.psk, index, timestamp);
+        let started = Initiator::start_as(identity, key, &state.psk, index, timestamp);
         let Some((initiator, mut message)) = started else {
             self.shared.sessions.remove(index);
             return false;
@@ -197,7 +197,7 @@ impl Protocol {
         let mut secret = zeroize::Zeroizing::new([0; 32]);
         let random = getrandom::fill(secret.as_mut_slice()).is_ok();
         let identity = self.identity.as_ref().filter(|_| random);
-        let checker = identity.map(|identity| Arc::new(Checker::new(&identity.public, &secret)));
+        let checker = identity.map(|identity| Arc::new(Checker::new(identity.public(), &secret)));
         self.shared.checker.store(checker);
         self.secret_ms = self.shared.clock.now_ms();
     }
@@ -224,7 +224,7 @@ impl Protocol {
     ) {
         let now_ms = self.shared.clock.now_ms();
         let Some(identity) = &self.identity else { return };
-        let Some(responder) = Responder::read(&identity.private, initiation) else { return };
+        let Some(responder) = Responder::read_as(identity, initiation) else { return };
         let key = responder.peer;
         let Some(state) = self.peers.get_mut(&key) else { return };
         let flood = state.consumed_ms > 0 && now_ms < state.consumed_ms + INITIATION_GAP_MS;
@@ -235,7 +235,7 @@ impl Protocol {
         let fresh = state.handshake.as_ref().is_some_and(|(_, attempt)| {
             attempt.retries == 0 && now_ms < attempt.sent_ms + CROSSING_MS
         });
-        if fresh && identity.public > key {
+        if fresh && *identity.public() > key {
             return;
         }
         let remote_index = responder.remote_index;

@@ -25,7 +25,8 @@ use crate::table::Shared;
 use crate::table::allowed_ips::Prefix;
 use crate::table::event::Event;
 use crate::wire::wireguard::aead::Aead;
-use crate::wire::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wire::wireguard::identity::Identity;
+use crate::wire::wireguard::keys::PublicKey;
 use crate::wire::wireguard::limiter::Limiter;
 use crate::wire::wireguard::messages::TRANSPORT_OVERHEAD;
 use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_MS};
@@ -56,18 +57,12 @@ pub trait Output {
     fn unanswered(&mut self, _peer: &PublicKey) {}
 }
 
-/// Who we are.
-struct Identity {
-    private: PrivateKey,
-    public: PublicKey,
-}
-
 /// The state of one device.
 pub struct Protocol {
     shared: Arc<Shared>,
     /// Time since the Unix epoch.
     wall: Box<dyn Fn() -> Duration + Send>,
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
     peers: Peers,
     /// Whose each allowed IP is.
     owners: HashMap<Prefix, PublicKey>,

@@ -11,7 +11,7 @@ use crate::table::clock::Clock;
 use crate::table::event::HandshakeMessage;
 use crate::table::peer::Peer;
 use crate::table::sessions::{Live, SessionTable};
-use crate::wire::wireguard::keys::PresharedKey;
+use crate::wire::wireguard::keys::{PresharedKey, PrivateKey};
 use crate::wire::wireguard::messages::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Kind, RESPONSE_LEN, kind,
 };

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::config::{AllowedIpUpdate, DeviceUpdate, DeviceView, PeerUpdate, PeerView, UpdateError};
 use super::peers::PeerState;
-use super::{Identity, Output, Protocol};
+use super::{Output, Protocol};
 use crate::table::Table;
 use crate::table::allowed_ips::AllowedIps;
+use crate::wire::wireguard::identity::Identity;
 use crate::wire::wireguard::keys::{PrivateKey, PublicKey};
 
 /// Peers of one device at most: each may have four indexes in the session table.
@@ -84,7 +85,7 @@ impl Protocol {
             if kept == 0 { HashSet::new() } else { self.peers.keys().into_iter().collect() };
         let own = match &update.private_key {
             Some(new) => new.as_ref().map(PrivateKey::public),
-            None => self.identity.as_ref().map(|identity| identity.public),
+            None => self.identity.as_ref().map(|identity| *identity.public()),
         };
         own.map(|own| keys.remove(&own));
         update.peers.iter().all(|peer| {
@@ -100,14 +101,14 @@ impl Protocol {
 
     fn set_private_key(&mut self, private_key: Option<PrivateKey>, out: &mut impl Output) {
         let same = match (&self.identity, &private_key) {
-            (Some(old), Some(new)) => old.private.as_bytes() == new.as_bytes(),
+            (Some(old), Some(new)) => old.private().as_bytes() == new.as_bytes(),
             (old, new) => old.is_none() && new.is_none(),
         };
         if same {
             return;
         }
-        self.identity = private_key.map(|private| Identity { public: private.public(), private });
-        if let Some(own) = self.identity.as_ref().map(|identity| identity.public)
+        self.identity = private_key.map(|private| Arc::new(Identity::new(private)));
+        if let Some(own) = self.identity.as_ref().map(|identity| *identity.public())
             && self.peers.get(&own).is_some()
         {
             // Nobody is a peer of itself.
@@ -116,6 +117,7 @@ impl Protocol {
         }
         for key in self.peers.keys() {
             self.forget_sessions(&key);
+            self.expect(key);
         }
         self.publish_checker();
         self.look_through_staged(out);
@@ -125,7 +127,7 @@ impl Protocol {
     fn update_peer(&mut self, update: PeerUpdate) -> bool {
         let key = update.public_key;
         let exists = self.peers.get(&key).is_some();
-        let is_self = self.identity.as_ref().is_some_and(|identity| identity.public == key);
+        let is_self = self.identity.as_ref().is_some_and(|identity| *identity.public() == key);
         if update.remove {
             self.remove_peer(&key);
             return exists;
@@ -133,6 +135,7 @@ impl Protocol {
         if is_self || (update.update_only && !exists) {
             return false;
         }
+        self.expect(key);
         let state = self.peers.get_or_add(key);
         if let Some(psk) = update.preshared_key {
             state.psk = psk;
@@ -175,9 +178,19 @@ impl Protocol {
         }
     }
 
+    /// What we share with a peer is worth keeping.
+    fn expect(&self, key: PublicKey) {
+        if let Some(identity) = &self.identity {
+            identity.expect(key);
+        }
+    }
+
     /// Removes a peer with everything that is known of it; the table is published later.
     fn remove_peer(&mut self, key: &PublicKey) {
         self.forget_sessions(key);
+        if let Some(identity) = &self.identity {
+            identity.forget(key);
+        }
         let Some(state) = self.peers.remove(key) else { return };
         for prefix in &state.allowed_ips {
             self.owners.remove(prefix);
@@ -209,7 +222,7 @@ impl Protocol {
         states.sort_by_key(|state| state.sequence);
         let peers = states.into_iter().map(view_of).collect();
         DeviceView {
-            private_key: self.identity.as_ref().map(|identity| identity.private.clone()),
+            private_key: self.identity.as_ref().map(|identity| identity.private().clone()),
             peers,
             refused_handshakes: self.shared.sessions.refused_count(),
         }

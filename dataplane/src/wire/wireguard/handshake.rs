@@ -7,9 +7,12 @@
 //! `curve25519` fails on an all-zero result). A handshake is overwritten when it is dropped: what
 //! snow holds at its end would give the session's keys away long after those were erased.
 
+use std::sync::Arc;
+
 use snow::HandshakeState;
 use zeroize::Zeroizing;
 
+use super::identity::Identity;
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 use super::messages::{INITIATION_LEN, RESPONSE_LEN};
 use super::noise::{builder, wipe};
@@ -30,11 +33,24 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Starts a handshake; the message's MAC fields are zero. `None` if the peer's key is of small
-    /// order.
+    /// As [`start_as`](Self::start_as), with a key that is used once.
     #[must_use]
     pub fn start(
         ours: &PrivateKey,
+        theirs: &PublicKey,
+        psk: &PresharedKey,
+        local_index: u32,
+        now: Timestamp,
+    ) -> Option<(Self, [u8; INITIATION_LEN])> {
+        let ours = Arc::new(Identity::new(ours.clone()));
+        Self::start_as(&ours, theirs, psk, local_index, now)
+    }
+
+    /// Starts a handshake; the message's MAC fields are zero. `None` if the peer's key is of small
+    /// order.
+    #[must_use]
+    pub fn start_as(
+        ours: &Arc<Identity>,
         theirs: &PublicKey,
         psk: &PresharedKey,
         local_index: u32,
@@ -83,9 +99,15 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Reads an initiation; `None` if it is not for us or not authentic.
+    /// As [`read_as`](Self::read_as), with a key that is used once.
     #[must_use]
     pub fn read(ours: &PrivateKey, initiation: &[u8; INITIATION_LEN]) -> Option<Self> {
+        Self::read_as(&Arc::new(Identity::new(ours.clone())), initiation)
+    }
+
+    /// Reads an initiation; `None` if it is not for us or not authentic.
+    #[must_use]
+    pub fn read_as(ours: &Arc<Identity>, initiation: &[u8; INITIATION_LEN]) -> Option<Self> {
         let mut noise = builder(ours)?.build_responder().ok()?;
         let mut payload = Zeroizing::new([0; INITIATION_LEN]);
         let len = noise.read_message(&initiation[INITIATION_NOISE], payload.as_mut_slice()).ok()?;

@@ -7,6 +7,7 @@
 pub mod aead;
 pub mod cookie;
 pub mod handshake;
+pub mod identity;
 pub mod keys;
 pub mod limiter;
 pub mod messages;

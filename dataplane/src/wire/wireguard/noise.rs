@@ -5,15 +5,18 @@
 //! key of small order gives, whatever the secret. snow by itself goes on.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
+use subtle::ConstantTimeEq;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::keys::{KEY_LEN, PrivateKey};
+use super::identity::Identity;
+use super::keys::KEY_LEN;
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
@@ -21,10 +24,11 @@ const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 const BLANK_PATTERN: &str = "Noise_NN_25519_ChaChaPoly_BLAKE2s";
 
 /// Begins a handshake of WireGuard's.
-pub(super) fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
+pub(super) fn builder(ours: &Arc<Identity>) -> Option<Builder<'_>> {
     let params: NoiseParams = PATTERN.parse().ok()?;
-    let builder = Builder::with_resolver(params, Box::new(Resolver(DefaultResolver)));
-    builder.prologue(PROLOGUE).ok()?.local_private_key(ours.as_bytes()).ok()
+    let resolver = Resolver { others: DefaultResolver, ours: Arc::clone(ours) };
+    let builder = Builder::with_resolver(params, Box::new(resolver));
+    builder.prologue(PROLOGUE).ok()?.local_private_key(ours.private().as_bytes()).ok()
 }
 
 /// Overwrites a handshake: its chaining key, of which the session's keys can be computed, its
@@ -39,23 +43,27 @@ pub(super) fn wipe(noise: &mut HandshakeState) {
 }
 
 /// snow's own choices but for X25519.
-struct Resolver(DefaultResolver);
+struct Resolver {
+    others: DefaultResolver,
+    ours: Arc<Identity>,
+}
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        self.0.resolve_rng()
+        self.others.resolve_rng()
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::empty()) as _)
+        let x25519 = || Box::new(X25519::empty(&self.ours)) as _;
+        matches!(choice, DHChoice::Curve25519).then(x25519)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        self.0.resolve_hash(choice)
+        self.others.resolve_hash(choice)
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        self.0.resolve_cipher(choice)
+        self.others.resolve_cipher(choice)
     }
 }
 
@@ -63,17 +71,26 @@ impl CryptoResolver for Resolver {
 struct X25519 {
     secret: StaticSecret,
     public: [u8; KEY_LEN],
+    ours: Arc<Identity>,
+    /// It is ours: some of it has been computed before.
+    is_ours: bool,
 }
 
 impl X25519 {
     /// Zeroes, until snow sets or generates a secret.
-    fn empty() -> Self {
-        Self { secret: StaticSecret::from([0; KEY_LEN]), public: [0; KEY_LEN] }
+    fn empty(ours: &Arc<Identity>) -> Self {
+        let secret = StaticSecret::from([0; KEY_LEN]);
+        Self { secret, public: [0; KEY_LEN], ours: Arc::clone(ours), is_ours: false }
     }
 
     fn take(&mut self, secret: &Zeroizing<[u8; KEY_LEN]>) {
         self.secret = StaticSecret::from(**secret);
-        self.public = PublicKey::from(&self.secret).to_bytes();
+        self.is_ours = secret.ct_eq(self.ours.private().as_bytes()).into();
+        self.public = if self.is_ours {
+            *self.ours.public().as_bytes()
+        } else {
+            PublicKey::from(&self.secret).to_bytes()
+        };
     }
 }
 
@@ -113,6 +130,11 @@ impl Dh for X25519 {
 
     fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let theirs: &[u8; KEY_LEN] = theirs.first_chunk().ok_or(snow::Error::Dh)?;
+        if self.is_ours {
+            let shared = self.ours.diffie_hellman(theirs).ok_or(snow::Error::Dh)?;
+            out.get_mut(..KEY_LEN).ok_or(snow::Error::Dh)?.copy_from_slice(shared.as_slice());
+            return Ok(());
+        }
         let shared = self.secret.diffie_hellman(&PublicKey::from(*theirs));
         if !shared.was_contributory() {
             return Err(snow::Error::Dh);
@@ -125,6 +147,7 @@ impl Dh for X25519 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::wireguard::keys::PrivateKey;
 
     /// Every u-coordinate of small order, canonical or not: 0, 1, p − 1, the two of order 8, p and
     /// p + 1.
@@ -140,25 +163,31 @@ mod tests {
 
     #[test]
     fn points_of_small_order_are_refused_with_either_top_bit() {
-        let mut ours = X25519::empty();
-        ours.set(&[7; KEY_LEN]);
+        let identity = Arc::new(Identity::new(PrivateKey::from_bytes([7; KEY_LEN])));
         let mut out = [0; 64];
-        for text in SMALL_ORDER {
-            let mut point =
-                *crate::wire::wireguard::keys::PublicKey::from_hex(text).unwrap().as_bytes();
-            for _ in 0..2 {
-                assert!(ours.dh(&point, &mut out).is_err(), "{text}");
-                point[31] ^= 0x80;
+        // Another's, such as an ephemeral one, and our own.
+        for secret in [PrivateKey::from_bytes([6; KEY_LEN]), identity.private().clone()] {
+            let mut ours = X25519::empty(&identity);
+            ours.set(secret.as_bytes());
+            assert_eq!(ours.is_ours, secret.as_bytes() == identity.private().as_bytes());
+            assert_eq!(ours.pubkey(), secret.public().as_bytes());
+            for text in SMALL_ORDER {
+                let mut point =
+                    *crate::wire::wireguard::keys::PublicKey::from_hex(text).unwrap().as_bytes();
+                for _ in 0..2 {
+                    assert!(ours.dh(&point, &mut out).is_err(), "{text}");
+                    point[31] ^= 0x80;
+                }
             }
+            let theirs = PrivateKey::from_bytes([8; KEY_LEN]).public();
+            assert!(ours.dh(theirs.as_bytes(), &mut out).is_ok());
+            assert!(ours.dh(&[9; 31], &mut out).is_err());
         }
-        let theirs = PrivateKey::from_bytes([8; KEY_LEN]).public();
-        assert!(ours.dh(theirs.as_bytes(), &mut out).is_ok());
-        assert!(ours.dh(&[9; 31], &mut out).is_err());
     }
 
     #[test]
     fn a_wiped_handshake_holds_neither_secrets_nor_the_peer() {
-        let ours = PrivateKey::from_bytes([0x5a; KEY_LEN]);
+        let ours = Arc::new(Identity::new(PrivateKey::from_bytes([0x5a; KEY_LEN])));
         let theirs = PrivateKey::from_bytes([0x3c; KEY_LEN]).public();
         let psk = [0x77; 32];
         let started = builder(&ours).unwrap().psk(2, &psk).unwrap();
