@@ -144,7 +144,8 @@ fn measure(work: impl FnOnce(lab::Entered, &Stop) -> Result<Outcome>) -> Result<
 }
 
 /// The first signal ends the run in good order, a second one at once; even then the kernel ends
-/// every process of the lab, and with them the namespaces.
+/// every process that the lab started, and with them the namespaces. Children of those, which only
+/// helpers of daemons would be, are ended with certainty by the first one alone.
 fn stop_on_signals() -> Result<Stop> {
     let raised = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

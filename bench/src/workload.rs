@@ -126,6 +126,11 @@ impl Workload {
         matches!(self, Self::Udp(_, Rate::Highest))
     }
 
+    /// Whether iperf3 sends it, alone or besides.
+    pub(crate) fn needs_iperf3(&self) -> bool {
+        !matches!(self, Self::Ping | Self::Connect | Self::Idle)
+    }
+
     /// Sends it, and returns the figures with the document they were taken from.
     ///
     /// # Errors

@@ -8,10 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ringtun::lab::Host;
 
 use super::programs::{Program, find};
 use super::secrets::{MTU, Secrets, WG};
@@ -84,20 +83,20 @@ impl Other {
     }
 
     /// Starts one end; it has its control socket when this returns.
-    fn spawn(&self, host: &Host, device: &str, tunnel: &mut Tunnel) -> Result<()> {
+    fn spawn(&self, slot: &Slot<'_>, end: usize, tunnel: &mut Tunnel) -> Result<()> {
+        let (host, device) = (slot.ends[end].host, slot.device(end));
         let by_name = || find(&self.program.to_string_lossy());
         let program = if self.program.is_absolute() { self.program.clone() } else { by_name()? };
         let mut command = Command::new(program);
-        command.args(&self.flags).arg(device);
+        command.args(&self.flags).arg(&device);
         tunnel.processes.push(host.spawn(command)?);
         let socket = format!("/run/wireguard/{device}.sock");
-        let begin = Instant::now();
-        while !Path::new(&socket).exists() {
+        let appears = slot.wait(SOCKET_TIMEOUT, || {
             tunnel.check()?;
-            if begin.elapsed() > SOCKET_TIMEOUT {
-                bail!("{socket} does not appear");
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            Ok(Path::new(&socket).exists())
+        })?;
+        if !appears {
+            bail!("it runs, but {socket} does not appear within {SOCKET_TIMEOUT:?}");
         }
         Ok(())
     }
@@ -170,7 +169,7 @@ impl Competitor for Other {
         let secrets = Secrets::new()?;
         fs::create_dir_all("/run/wireguard").context("cannot create /run/wireguard")?;
         for here in [0, 1] {
-            self.spawn(slot.ends[here].host, &slot.device(here), &mut tunnel)?;
+            self.spawn(slot, here, &mut tunnel)?;
             secrets.give(slot, here)?;
         }
         Ok(tunnel)
