@@ -63,10 +63,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 const INTERRUPTED: u8 = 130;
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGTUN_BENCH_COMMIT"), ")");
 
 /// Measures ringtun and its peers side by side; the network of this machine is not touched
 #[derive(Debug, Parser)]
-#[command(name = "ringtun-bench", version)]
+#[command(name = "ringtun-bench", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
