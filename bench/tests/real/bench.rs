@@ -47,7 +47,8 @@ pub(crate) fn folder(test: &str) -> PathBuf {
 }
 
 impl Bench {
-    /// Starts `ab` with `what`, which records to `runs.ndjson`. Programs in `bin` of the folder come first.
+    /// Starts `ab` with `what`, which records to `runs.ndjson`. Programs in `bin` of the folder are
+    /// found before any other.
     pub(crate) fn start(folder: PathBuf, what: &str) -> Self {
         let before = Machine::now(&folder.join("tmp"));
         let traces = Traces::new();
