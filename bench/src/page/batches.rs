@@ -44,7 +44,8 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
         html! {
             p class="muted" {
                 "From the counters of the engines' control sockets: means over each run, and, "
-                "where the engines counted it, how many calls moved how many packets over all rounds."
+                "where the engines counted it, how many calls moved how many packets over all "
+                "rounds."
             }
             @for card in cards { (card) }
             @if let Some(memory) = memory { article class="card" { (memory) } }
