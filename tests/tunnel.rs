@@ -467,6 +467,23 @@ pub fn drops(status: &Status) -> std::collections::BTreeMap<String, u64> {
     all
 }
 
+/// That calls by size are all the calls, and that those out carry neither fewer nor more packets
+/// than their sizes say.
+///
+/// # Panics
+/// Otherwise.
+pub fn assert_sizes_fit(direction: &Direction) {
+    let sum = |sizes: &[u64]| sizes.iter().sum::<u64>();
+    assert_eq!(sum(&direction.read_sizes), direction.reads, "{direction:?}");
+    assert_eq!(sum(&direction.write_sizes), direction.writes, "{direction:?}");
+    let packets = |bounds: [u64; 8]| -> u64 {
+        direction.write_sizes.iter().zip(bounds).map(|(calls, packets)| calls * packets).sum()
+    };
+    let least = packets([1, 2, 3, 5, 9, 17, 33, 65]);
+    let most = packets([1, 2, 4, 8, 16, 32, 64, 1_000]);
+    assert!((least..=most).contains(&direction.packets), "{direction:?}");
+}
+
 /// One direction of all workers, `after` less `before`.
 #[must_use]
 pub fn difference(
@@ -474,12 +491,9 @@ pub fn difference(
     after: &Status,
     direction: impl Fn(&Worker) -> &Direction,
 ) -> Direction {
-    let sum = |status, figure: fn(&Direction) -> u64| total(status, |w| figure(direction(w)));
-    let rise = |figure| sum(after, figure) - sum(before, figure);
-    Direction {
-        packets: rise(|d| d.packets),
-        bytes: rise(|d| d.bytes),
-        reads: rise(|d| d.reads),
-        writes: rise(|d| d.writes),
-    }
+    let total = |status: &Status| {
+        let workers = status.workers.iter().map(&direction);
+        workers.fold(Direction::default(), |sum, one| sum.plus(one))
+    };
+    total(after).since(&total(before))
 }

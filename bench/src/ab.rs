@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::provenance::Provenance;
 use crate::record::Journal;
 use crate::report::{self, Entry};
-use crate::session::{Session, Turn, find_iperf3};
+use crate::session::{Session, Turn, iperf3_for};
 use crate::workload::{Route, Workload};
 use crate::{Outcome, progress};
 
@@ -93,11 +93,7 @@ impl Args {
 /// Measures and prints.
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let chosen = choose(args)?;
-    let iperf3 = if args.workload.iter().all(|workload| workload.alone().is_some()) {
-        PathBuf::new()
-    } else {
-        find_iperf3()?
-    };
+    let iperf3 = iperf3_for(&args.workload)?;
     let pair = Pair::new()?;
     hold_many_fragments(&pair)?;
     let environment = Environment::look(entered, &pair.left);
@@ -218,12 +214,14 @@ fn start<'a>(
             break;
         }
         let name = competitor.name().to_owned();
-        match competitors::start(&**competitor, &Slot { ends, index }, stop) {
+        match competitors::start(&**competitor, &Slot { ends, index, stop }) {
             Ok(tunnel) => {
                 progress(&format!("{name}: passes packets"));
                 entries.push((name.clone(), Ok(tunnel.how.clone())));
                 tunnels.push(Contestant { name, competitor: &**competitor, index, tunnel });
             }
+            // No fault of the tunnel's.
+            Err(_) if stop.raised() => break,
             Err(error) => {
                 progress(&format!("{name}: NOT MEASURED: {error:#}"));
                 entries.push((name, Err(format!("{error:#}"))));

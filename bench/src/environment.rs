@@ -37,6 +37,8 @@ const SYSCTLS: &[&str] = &[
     "net.ipv6.ip6frag_high_thresh",
     "net.ipv6.ip6frag_time",
 ];
+/// What this program was built from, by `build.rs`; `-dirty` with changes not committed.
+const COMMIT: &str = env!("RINGTUN_BENCH_COMMIT");
 /// [`SYSCTLS`] outside the lab.
 static MACHINE: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
@@ -50,7 +52,7 @@ pub(crate) struct Environment {
     pub(crate) kernel: String,
     pub(crate) cpu_model: String,
     pub(crate) cpus: usize,
-    /// Of the source tree; `-dirty` with changes not committed.
+    /// [`COMMIT`].
     pub(crate) commit: String,
     /// Of the wire.
     pub(crate) mtu: u32,
@@ -86,7 +88,7 @@ impl Environment {
             kernel: kernel.trim().to_owned(),
             cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            commit: commit(),
+            commit: COMMIT.to_owned(),
             mtu: WIRE_MTU,
             user_namespace: entered.user_namespace,
             congestion_control: sysctl("net.ipv4.tcp_congestion_control"),
@@ -167,20 +169,6 @@ fn cpu_model(cpuinfo: &str) -> String {
         line.split_once(':').map(|(_, value)| value.trim().to_owned())
     };
     value("model name").or_else(|| value("CPU part")).unwrap_or_else(unknown)
-}
-
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args);
-        let output = command.output().ok().filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain"])) {
-        (Some(commit), Some(changes)) if changes.is_empty() => commit,
-        (Some(commit), _) => format!("{commit}-dirty"),
-        (None, _) => unknown(),
-    }
 }
 
 /// The first line that a program prints.

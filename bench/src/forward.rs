@@ -24,7 +24,7 @@ use crate::environment::Environment;
 use crate::figures::Figures;
 use crate::provenance::Provenance;
 use crate::record::{Journal, Record};
-use crate::session::{Session, Turn, find_iperf3};
+use crate::session::{Session, Turn, iperf3_for};
 use crate::statistics::{Spread, median_ratio, quotient};
 use crate::table::{Table, disturbed, figure, spread};
 use crate::workload::{Route, Workload};
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let environment = Environment::look(entered, &line.gateway);
     let matched = gso_max_size(GsoSize::Auto, WIRE_MTU - OVERHEAD, 0, false);
     let sizes = [FULL, matched];
-    let iperf3 = find_iperf3()?;
+    let iperf3 = iperf3_for(&[Workload::Tcp(1)])?;
     let mut tunnels = Vec::new();
     for (index, size) in (0_u8..).zip(sizes) {
         tunnels.push(start(&line, index, size, &args.io, stop)?);
@@ -134,12 +134,12 @@ fn client_address(tunnel: usize) -> IpAddr {
 fn start(line: &Line, index: u8, size: u32, io: &str, stop: &Stop) -> Result<Tunnel> {
     let gateway = End { host: &line.gateway, wire: Line::GATEWAY_OUTSIDE[0].ip, underlay: "eth1" };
     let server = End { host: &line.server, wire: Line::SERVER[0].ip, underlay: "eth0" };
-    let slot = Slot { ends: [gateway, server], index };
+    let slot = Slot { ends: [gateway, server], index, stop };
     let name = format!("gso_max_size {size}");
     let size = size.to_string();
     let flags = ["--io", io, "--workers", "1", "--gso-max-size", &size];
     let engine: &dyn Competitor = &Engine::of_this_build(&name, &flags);
-    let tunnel = competitors::start(engine, &slot, stop).context(name)?;
+    let tunnel = competitors::start(engine, &slot).context(name)?;
     let from = client_address(usize::from(index));
     line.client.add_address("eth0", Address { ip: from, prefix_len: 24 })?;
     let back = Address { ip: from, prefix_len: 32 };

@@ -67,10 +67,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 const INTERRUPTED: u8 = 130;
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGTUN_BENCH_COMMIT"), ")");
 
 /// Measures ringtun and its peers side by side; the network of this machine is not touched
 #[derive(Debug, Parser)]
-#[command(name = "ringtun-bench", version)]
+#[command(name = "ringtun-bench", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -148,7 +149,8 @@ fn measure(work: impl FnOnce(lab::Entered, &Stop) -> Result<Outcome>) -> Result<
 }
 
 /// The first signal ends the run in good order, a second one at once; even then the kernel ends
-/// every process of the lab, and with them the namespaces.
+/// every process that the lab started, and with them the namespaces. Children of those, which only
+/// helpers of daemons would be, are ended with certainty by the first one alone.
 fn stop_on_signals() -> Result<Stop> {
     let raised = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -60,19 +60,11 @@ impl EngineUse {
     }
 
     fn between(&self, way: fn(&Worker) -> &Direction) -> Direction {
-        let sum = |status: &Status, field: fn(&Direction) -> u64| -> u64 {
-            let counts = status.workers.iter().map(|worker| field(way(worker)));
-            counts.fold(0, u64::saturating_add)
+        let total = |status: &Status| {
+            let workers = status.workers.iter().map(way);
+            workers.fold(Direction::default(), |sum, one| sum.plus(one))
         };
-        let between = |field: fn(&Direction) -> u64| {
-            sum(&self.after, field).saturating_sub(sum(&self.before, field))
-        };
-        Direction {
-            packets: between(|direction| direction.packets),
-            bytes: between(|direction| direction.bytes),
-            reads: between(|direction| direction.reads),
-            writes: between(|direction| direction.writes),
-        }
+        total(&self.after).since(&total(&self.before))
     }
 }
 
@@ -173,13 +165,15 @@ mod tests {
     #[test]
     fn an_engine_is_charged_for_what_it_did_in_between() {
         let status = |packets, reads, writes| {
-            let outbound = Direction { packets, reads, writes, bytes: 0 };
+            let read_sizes = vec![reads, 0, writes];
+            let outbound = Direction { packets, reads, writes, read_sizes, ..Direction::default() };
             let worker = Worker { outbound, ..Worker::default() };
             Status { workers: vec![worker.clone(), worker], ..Status::default() }
         };
         let used = EngineUse { before: status(10, 5, 5), after: status(54, 6, 7) };
         let outbound = used.outbound();
         assert_eq!((outbound.packets, outbound.reads, outbound.writes), (88, 2, 4));
+        assert_eq!(outbound.read_sizes, [2, 0, 4]);
         let restarted = EngineUse { before: status(10, 5, 5), after: status(0, 0, 0) };
         assert_eq!(restarted.outbound().packets, 0);
     }

@@ -13,7 +13,7 @@ use ringtun::lab::traffic::{Stop, TrafficError};
 use serde_json::Value;
 
 use crate::alone::{Alone, Stage};
-use crate::competitors::{Tunnel, find};
+use crate::competitors::{IPERF3, Tunnel, explain, find};
 use crate::figures::Figures;
 use crate::measure::{Cost, Mark};
 use crate::record::{EngineUse, Journal, Record};
@@ -202,15 +202,17 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Where iperf3 is.
+/// Where iperf3 is; its name alone where no workload needs it.
 ///
 /// # Errors
 /// How to get it.
-pub(crate) fn find_iperf3() -> Result<PathBuf> {
-    let Ok(program) = find("iperf3") else {
-        bail!("iperf3 makes the traffic and is not installed: sudo apt install iperf3");
-    };
-    Ok(program)
+pub(crate) fn iperf3_for(workloads: &[Workload]) -> Result<PathBuf> {
+    match (find(IPERF3.name), workloads.iter().find(|workload| workload.needs_iperf3())) {
+        (Err(_), Some(workload)) => {
+            bail!("iperf3 makes the traffic of {workload}; {}", explain(&[IPERF3]));
+        }
+        (found, _) => Ok(found.unwrap_or_else(|_| PathBuf::from(IPERF3.name))),
+    }
 }
 
 fn statuses(tunnel: &Tunnel) -> Result<Vec<Status>> {

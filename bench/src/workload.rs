@@ -111,6 +111,11 @@ impl Workload {
         if let Self::Alone(alone) = self { Some(*alone) } else { None }
     }
 
+    /// Whether iperf3 sends it, alone or besides.
+    pub(crate) fn needs_iperf3(&self) -> bool {
+        !matches!(self, Self::Ping | Self::Connect | Self::Idle | Self::Alone(_))
+    }
+
     /// Sends it, and returns the figures with the document they were taken from.
     ///
     /// # Errors

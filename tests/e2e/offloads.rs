@@ -10,7 +10,7 @@ use ringtun::sys::host::set_socket_option;
 use ringtun_tests::place::{how_long, is_full};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{
-    Engine, Family, Io, PATIENCE, Side, Tunnel, arguments, difference, total,
+    Engine, Family, Io, PATIENCE, Side, Tunnel, arguments, assert_sizes_fit, difference, total,
 };
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -79,6 +79,8 @@ fn super_packets(io: Io) {
     assert!(many(sent.packets, sent.writes), "a UDP send: {sent:?}");
     assert!(many(received.packets, received.reads), "a UDP receive: {received:?}");
     assert!(many(received.packets, received.writes), "a tun write: {received:?}");
+    assert_sizes_fit(&sent);
+    assert_sizes_fit(&received);
     tunnel.stop();
 }
 
@@ -115,6 +117,11 @@ fn udp_super_packets(io: Io) {
     assert_eq!(sent.packets, 20 * 31, "{sent:?}");
     if after.offloads.tun_uso {
         assert_eq!((sent.reads, sent.writes), (20, 20), "{sent:?}");
+        let of_17_to_32 = [0, 0, 0, 0, 0, 20, 0, 0];
+        assert_eq!(
+            (&sent.read_sizes[..], &sent.write_sizes[..]),
+            (&of_17_to_32[..], &of_17_to_32[..])
+        );
     }
     tunnel.stop();
 }

@@ -17,7 +17,7 @@ use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
 use ringtun_tests::device::run;
 use ringtun_tests::place::{binary, find_program};
 use ringtun_tests::suite::Case;
-use ringtun_tests::tunnel::{PATIENCE, Tunnel};
+use ringtun_tests::tunnel::{PATIENCE, Tunnel, assert_sizes_fit, difference};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -138,6 +138,9 @@ fn carries(io: &str) {
     }
     let status = status(0).unwrap();
     assert_eq!(status.encap, "wireguard");
+    let nothing = Status::default();
+    assert_sizes_fit(&difference(&nothing, &status, |worker| &worker.outbound));
+    assert_sizes_fit(&difference(&nothing, &status, |worker| &worker.inbound));
     let peer = &status.peers[0];
     assert!(peer.last_handshake_s.is_some() && peer.sent_bytes > 80 << 20, "{peer:?}");
     processes.into_iter().for_each(stop);

@@ -42,7 +42,7 @@ impl Competitor for Fastd {
             let mut command = Command::new(find("fastd")?);
             command.arg("--config").arg(path);
             tunnel.processes.push(host.spawn(command)?);
-            let sized = set_mtu_when_there(host, &device, MTU);
+            let sized = set_mtu_when_there(slot, here, MTU);
             // If it has ended, that is the reason, and its words are better.
             tunnel.check()?;
             sized?;

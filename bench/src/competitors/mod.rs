@@ -37,16 +37,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use ringtun::control::values::InterfaceName;
 use ringtun::lab::traffic::{Stop, TrafficError, probe};
-use ringtun::lab::{Address, Host, LabError, Process};
+use ringtun::lab::{Address, Host, Process};
 
 pub(crate) use engine::{Engine, OtherBuild};
-pub(crate) use programs::{IPERF3, Program, Source, find, missing, peers_folder};
+pub(crate) use programs::{IPERF3, Program, Source, explain, find, missing, peers_folder};
 pub(crate) use secrets::MTU;
 pub(crate) use wire::{Veth, Vxlan};
 pub(crate) use wireguard::OtherWireGuard;
 
 /// How long a tunnel may take until it passes packets.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a daemon may take to make its device.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may then take to settle: tinc looks for its MTU for 30 s.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Between two looks at whether the processes of a starting tunnel still run.
@@ -108,9 +110,34 @@ pub(crate) struct Slot<'a> {
     pub(crate) ends: [End<'a>; 2],
     /// From 0; makes addresses, ports and devices unique.
     pub(crate) index: u8,
+    /// Whether all of this is to end.
+    pub(crate) stop: &'a Stop,
 }
 
 impl Slot<'_> {
+    /// Waits until something has come about, however long a daemon takes over it, but not longer
+    /// than `timeout`; false if it has not.
+    ///
+    /// # Errors
+    /// Those of `done`; [`TrafficError::Stopped`].
+    pub(crate) fn wait(
+        &self,
+        timeout: Duration,
+        mut done: impl FnMut() -> Result<bool>,
+    ) -> Result<bool> {
+        let begin = Instant::now();
+        while !done()? {
+            if self.stop.raised() {
+                return Err(TrafficError::Stopped.into());
+            }
+            if begin.elapsed() > timeout {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(true)
+    }
+
     /// UDP port of both ends.
     pub(crate) fn port(&self) -> u16 {
         FIRST_PORT + u16::from(self.index)
@@ -223,14 +250,15 @@ pub(crate) fn all_and(
 /// What a competitor needs and this machine lacks, with the remedy.
 pub(crate) fn lacks(competitor: &dyn Competitor) -> Option<String> {
     let missing = missing(&competitor.needs());
-    (!missing.is_empty()).then(|| programs::explain(&missing))
+    (!missing.is_empty()).then(|| explain(&missing))
 }
 
 /// Starts a competitor and waits until it passes packets.
 ///
 /// # Errors
 /// The programs that are missing, or why it did not come up.
-pub(crate) fn start(competitor: &dyn Competitor, slot: &Slot<'_>, stop: &Stop) -> Result<Tunnel> {
+pub(crate) fn start(competitor: &dyn Competitor, slot: &Slot<'_>) -> Result<Tunnel> {
+    let stop = slot.stop;
     if let Some(missing) = lacks(competitor) {
         bail!(missing);
     }
@@ -263,16 +291,14 @@ pub(crate) fn words(command: &Command) -> String {
 ///
 /// # Errors
 /// The last one, if there is no such interface in time.
-pub(crate) fn set_mtu_when_there(host: &Host, device: &str, mtu: u32) -> Result<(), LabError> {
-    let begin = Instant::now();
-    loop {
-        match host.set_mtu(device, mtu) {
-            Err(_) if begin.elapsed() < Duration::from_secs(5) => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            result => return result,
-        }
-    }
+pub(crate) fn set_mtu_when_there(slot: &Slot<'_>, end: usize, mtu: u32) -> Result<()> {
+    let (host, device) = (slot.ends[end].host, slot.device(end));
+    let mut set = Ok(());
+    slot.wait(DEVICE_TIMEOUT, || {
+        set = host.set_mtu(&device, mtu);
+        Ok(set.is_ok())
+    })?;
+    Ok(set?)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl Competitor for QuickTun {
             let mut command = Command::new(find("quicktun")?);
             command.envs(environment(&device, slot.endpoint(here), slot.endpoint(there)));
             tunnel.processes.push(host.spawn(command)?);
-            let sized = set_mtu_when_there(host, &device, MTU);
+            let sized = set_mtu_when_there(slot, here, MTU);
             // If it has ended, that is the reason, and its words are better.
             tunnel.check()?;
             sized?;

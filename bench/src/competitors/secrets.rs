@@ -45,7 +45,11 @@ impl Secrets {
         let mut wg = Command::new(find("wg")?);
         wg.args(["setconf", &device]).arg(self.write(slot, here, "")?);
         let mut set = host.spawn(wg)?;
-        if !set.wait_timeout(TIMEOUT)?.is_some_and(|status| status.success()) {
+        let in_time = slot.wait(TIMEOUT, || Ok(set.ended()?.is_some()))?;
+        if !in_time {
+            bail!("wg setconf {device} had no answer within {TIMEOUT:?}");
+        }
+        if !set.ended()?.is_some_and(|status| status.success()) {
             bail!("wg setconf {device}: {}", set.stderr().trim());
         }
         host.add_address(&device, slot.inner(here))?;

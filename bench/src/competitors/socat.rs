@@ -37,7 +37,7 @@ impl Competitor for Socat {
             }
             let host = slot.ends[here].host;
             tunnel.processes.push(host.spawn(command)?);
-            let sized = set_mtu_when_there(host, &device, MTU);
+            let sized = set_mtu_when_there(slot, here, MTU);
             // If it has ended, that is the reason, and its words are better.
             tunnel.check()?;
             sized?;

@@ -75,7 +75,7 @@ fn spawn(slot: &Slot<'_>, here: usize, home: &Path, tunnel: &mut Tunnel) -> Resu
     let pid_file = format!("--pidfile={}", home.join("pid").display());
     command.arg("-D").arg("-c").arg(home).arg(pid_file);
     tunnel.processes.push(host.spawn(command)?);
-    let sized = set_mtu_when_there(host, &device, MTU);
+    let sized = set_mtu_when_there(slot, here, MTU);
     // If it has ended, that is the reason, and its words are better.
     tunnel.check()?;
     sized?;

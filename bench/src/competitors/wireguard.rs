@@ -8,10 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ringtun::lab::Host;
 
 use super::programs::{Program, find};
 use super::secrets::{MTU, Secrets, WG};
@@ -93,16 +92,16 @@ impl Other {
     }
 
     /// Starts one end; it has its control socket when this returns.
-    fn spawn(&self, host: &Host, device: &str, tunnel: &mut Tunnel) -> Result<()> {
-        tunnel.processes.push(host.spawn(self.command(device))?);
+    fn spawn(&self, slot: &Slot<'_>, end: usize, tunnel: &mut Tunnel) -> Result<()> {
+        let (host, device) = (slot.ends[end].host, slot.device(end));
+        tunnel.processes.push(host.spawn(self.command(&device))?);
         let socket = format!("/run/wireguard/{device}.sock");
-        let begin = Instant::now();
-        while !Path::new(&socket).exists() {
+        let appears = slot.wait(SOCKET_TIMEOUT, || {
             tunnel.check()?;
-            if begin.elapsed() > SOCKET_TIMEOUT {
-                bail!("{socket} does not appear");
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            Ok(Path::new(&socket).exists())
+        })?;
+        if !appears {
+            bail!("it runs, but {socket} does not appear within {SOCKET_TIMEOUT:?}");
         }
         Ok(())
     }
@@ -186,7 +185,7 @@ impl Competitor for Other {
         let secrets = Secrets::new()?;
         fs::create_dir_all("/run/wireguard").context("cannot create /run/wireguard")?;
         for here in [0, 1] {
-            self.spawn(slot.ends[here].host, &slot.device(here), &mut tunnel)?;
+            self.spawn(slot, here, &mut tunnel)?;
             secrets.give(slot, here)?;
         }
         Ok(tunnel)

@@ -7,7 +7,7 @@ use ringtun::control::status::{Direction, Status, Worker};
 
 use super::bars::{self, Bar};
 use super::workloads::bar;
-use super::{Page, heading};
+use super::{Page, heading, histograms};
 use crate::journal::groups::Panel;
 use crate::journal::run::Run;
 use crate::record::EngineUse;
@@ -43,7 +43,9 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
     (!cards.is_empty() || memory.is_some()).then(|| {
         html! {
             p class="muted" {
-                "Means over each run, from the counters of the engines' control sockets."
+                "From the counters of the engines' control sockets: means over each run, and, "
+                "where the engines counted it, how many calls moved how many packets over all "
+                "rounds."
             }
             @for card in cards { (card) }
             @if let Some(memory) = memory { article class="card" { (memory) } }
@@ -56,11 +58,15 @@ fn batches(panel: &Panel<'_>) -> Option<Markup> {
     panel.rows.iter().flat_map(|row| row.good()).find_map(|(_, it)| it.stream)?;
     let chart = |&(caption, unit, of): &Batch| bars::chart(caption, unit, &bars_of(panel, of));
     let charts: Vec<Markup> = BATCHES.iter().filter_map(chart).collect();
+    let histograms = histograms::charts(panel);
     (!charts.is_empty()).then(|| {
         html! {
             article class="card" {
                 (heading(panel))
                 div class="pair" { @for chart in charts { (chart) } }
+                @if !histograms.is_empty() {
+                    div class="pair" { @for chart in histograms { (chart) } }
+                }
             }
         }
     })
@@ -96,11 +102,11 @@ fn memory(page: &Page<'_>) -> Option<Markup> {
     bars::chart("Memory of one engine", unit, &bars)
 }
 
-fn outbound(run: &Run) -> Option<Direction> {
+pub(super) fn outbound(run: &Run) -> Option<Direction> {
     run.engines.first().map(EngineUse::outbound)
 }
 
-fn inbound(run: &Run) -> Option<Direction> {
+pub(super) fn inbound(run: &Run) -> Option<Direction> {
     run.engines.last().map(EngineUse::inbound)
 }
 

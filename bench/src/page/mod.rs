@@ -4,7 +4,7 @@
 //! html ─► glance     the best of each workload, what failed, an overview
 //!         workloads  bars of throughput, round trips and cost     bars, axis
 //!         latency    percentile curves                            plot, axis
-//!         batches    packets a call, memory                       bars
+//!         batches    packets a call, memory                       bars, histograms
 //!         history    medians over commits                         plot
 //!         facts      machine, settings, versions, commands
 //! ```
@@ -18,6 +18,7 @@ mod bars;
 mod batches;
 mod facts;
 mod glance;
+mod histograms;
 mod history;
 mod latency;
 mod plot;

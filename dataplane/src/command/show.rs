@@ -278,12 +278,7 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
 }
 
 fn total<'a>(directions: impl Iterator<Item = &'a Direction>) -> Direction {
-    directions.fold(Direction::default(), |sum, one| Direction {
-        packets: sum.packets + one.packets,
-        bytes: sum.bytes + one.bytes,
-        reads: sum.reads + one.reads,
-        writes: sum.writes + one.writes,
-    })
+    directions.fold(Direction::default(), |sum, one| sum.plus(one))
 }
 
 fn ratio(packets: u64, calls: u64) -> f64 {
@@ -326,7 +321,13 @@ mod tests {
 
     fn busy() -> Status {
         let mut worker = Worker { id: 0, cpu: Some(1), ..Worker::default() };
-        worker.outbound = Direction { packets: 4_500, bytes: 6_000_000, reads: 100, writes: 100 };
+        worker.outbound = Direction {
+            packets: 4_500,
+            bytes: 6_000_000,
+            reads: 100,
+            writes: 100,
+            ..Direction::default()
+        };
         worker.drops.insert("unknown_source".to_owned(), 12);
         Status {
             name: "rt0".to_owned(),

@@ -20,7 +20,7 @@ use super::uapi::Device;
 use crate::engine::{EngineView, TunOffloads};
 use crate::protocol::config::PeerView;
 use crate::sys::host as sys;
-use crate::worker::counters::{self, Counters, DropReason};
+use crate::worker::counters::{self, Calls, Counters, DropReason};
 
 /// What does not change after start.
 #[derive(Clone, Debug)]
@@ -170,8 +170,8 @@ fn read_worker(id: u32, cpu: Option<u32>, counters: &Counters) -> Worker {
     Worker {
         id,
         cpu,
-        outbound: read_direction(&counters.outbound),
-        inbound: read_direction(&counters.inbound),
+        outbound: read_direction(&counters.outbound, counters.tun_reads(), counters.sends()),
+        inbound: read_direction(&counters.inbound, counters.receives(), counters.tun_writes()),
         turns: counters.turns.get(),
         sleeps: counters.sleeps.get(),
         bad_checksums: counters.bad_checksums.get(),
@@ -181,12 +181,20 @@ fn read_worker(id: u32, cpu: Option<u32>, counters: &Counters) -> Worker {
     }
 }
 
-fn read_direction(direction: &counters::Direction) -> Direction {
+fn read_direction(
+    direction: &counters::Direction,
+    reads: Calls<'_>,
+    writes: Calls<'_>,
+) -> Direction {
+    // Each is looked at once, so that the sum fits.
+    let (reads, writes) = (reads.by_size(), writes.by_size());
     Direction {
         packets: direction.packets.get(),
         bytes: direction.bytes.get(),
-        reads: direction.reads.get(),
-        writes: direction.writes.get(),
+        reads: reads.iter().sum(),
+        writes: writes.iter().sum(),
+        read_sizes: reads.to_vec(),
+        write_sizes: writes.to_vec(),
     }
 }
 
@@ -206,11 +214,16 @@ mod tests {
     fn a_worker_reports_what_it_counted_and_no_zero_drops() {
         let counters = Counters::default();
         counters.outbound.packets.add(45);
-        counters.outbound.reads.add(1);
+        counters.tun_reads().count(40);
+        counters.tun_reads().count(5);
+        counters.sends().count(45);
         counters.count_drop(DropReason::NotIp, 3);
         let worker = read_worker(1, Some(4), &counters);
         assert_eq!((worker.id, worker.cpu), (1, Some(4)));
-        assert_eq!((worker.outbound.packets, worker.outbound.reads), (45, 1));
+        let outbound = worker.outbound;
+        assert_eq!((outbound.packets, outbound.reads, outbound.writes), (45, 2, 1));
+        assert_eq!(outbound.read_sizes, [0, 0, 0, 1, 0, 0, 1, 0]);
+        assert_eq!(outbound.write_sizes, [0, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(worker.drops.into_iter().collect::<Vec<_>>(), [("not_ip".to_owned(), 3)]);
     }
 

@@ -142,6 +142,41 @@ pub struct Direction {
     pub reads: u64,
     /// Items handed to the kernel (UDP sends, tun writes).
     pub writes: u64,
+    /// How many of `reads` brought 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64, and more packets; drops and
+    /// messages without a packet are among them.
+    pub read_sizes: Vec<u64>,
+    /// How many of `writes` carried so many packets, likewise.
+    pub write_sizes: Vec<u64>,
+}
+
+impl Direction {
+    /// What both counted, as of two workers.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// What was counted since `before`; nothing where that is not less, as after a restart.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    fn with(&self, other: &Self, combine: fn(u64, u64) -> u64) -> Self {
+        let sizes = |ours: &[u64], others: &[u64]| {
+            let of = |all: &[u64], size| all.get(size).copied().unwrap_or_default();
+            let count = ours.len().max(others.len());
+            (0..count).map(|size| combine(of(ours, size), of(others, size))).collect()
+        };
+        Self {
+            packets: combine(self.packets, other.packets),
+            bytes: combine(self.bytes, other.bytes),
+            reads: combine(self.reads, other.reads),
+            writes: combine(self.writes, other.writes),
+            read_sizes: sizes(&self.read_sizes, &other.read_sizes),
+            write_sizes: sizes(&self.write_sizes, &other.write_sizes),
+        }
+    }
 }
 
 /// One worker.
@@ -188,4 +223,35 @@ pub struct Cpu {
     pub user_us: u64,
     /// In the kernel.
     pub system_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directions_are_added_and_subtracted_figure_by_figure() {
+        let direction = |n: u64, sizes: &[u64]| Direction {
+            packets: n,
+            bytes: 2 * n,
+            reads: 3 * n,
+            writes: 4 * n,
+            read_sizes: sizes.to_vec(),
+            write_sizes: vec![n],
+        };
+        let sum = direction(1, &[1, 2]).plus(&direction(10, &[10, 20, 30]));
+        assert_eq!((sum.packets, sum.bytes, sum.reads, sum.writes), (11, 22, 33, 44));
+        assert_eq!((sum.read_sizes, sum.write_sizes), (vec![11, 22, 30], vec![11]));
+        // Of an engine that did not count by size, and of one that was started again.
+        let rise = direction(10, &[10, 20]).since(&direction(4, &[]));
+        assert_eq!((rise.packets, rise.read_sizes), (6, vec![10, 20]));
+        assert_eq!(direction(1, &[1]).since(&direction(2, &[2])).read_sizes, [0]);
+    }
+
+    #[test]
+    fn an_older_engine_is_understood() {
+        let text = r#"{"packets":1,"bytes":2,"reads":3,"writes":4,"of_tomorrow":5}"#;
+        let direction: Direction = serde_json::from_str(text).unwrap();
+        assert_eq!((direction.reads, direction.read_sizes), (3, Vec::new()));
+    }
 }

@@ -2,7 +2,14 @@
 //!
 //! Every packet that enters a worker ends in `packets` of its direction or under one
 //! [`DropReason`]; `docs`, `show` and the metrics all take their names from here.
+//!
+//! Calls to the kernel are counted by how many packets they move, in powers of two ([`Calls`]);
+//! how many calls there were is the sum, so that a call costs one addition. Those that move one
+//! packet are counted beside the packets and bytes of both directions: all that a lone packet adds
+//! to on its way is in one cache line.
 
+use std::array;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A figure that one thread adds to and others read: a plain load and store, no locked instruction.
@@ -94,20 +101,67 @@ pub struct Direction {
     pub packets: Count,
     /// Their bytes: inner IP packets inbound, UDP payload outbound.
     pub bytes: Count,
-    /// Tun reads (outbound) or UDP receives (inbound): what the kernel delivered as one item.
-    pub reads: Count,
-    /// UDP sends (outbound) or tun writes (inbound): what was handed to the kernel as one item.
-    pub writes: Count,
+    lone_reads: Count,
+    lone_writes: Count,
 }
 
-/// Everything one worker counts.
+/// How many sizes of batches are told apart: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64, and more packets.
+pub const SIZES: usize = 8;
+
+/// Calls that moved more than one packet, by size. Reads and writes of a size lie next to each
+/// other: what comes in as one often goes out as one.
+type Larger = [[Count; 2]; SIZES - 1];
+
+/// One kind of call to the kernel, counted by the packets that each one moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a> {
+    lone: &'a Count,
+    larger: &'a Larger,
+    /// Which of a pair.
+    kind: usize,
+}
+
+const READS: usize = 0;
+const WRITES: usize = 1;
+
+impl Calls<'_> {
+    /// Counts a call that moved so many packets, at least one; only the owning worker may call
+    /// this.
+    #[inline]
+    pub fn count(self, packets: usize) {
+        if packets <= 1 {
+            return self.lone.add(1);
+        }
+        let doublings = (packets - 1).ilog2() as usize;
+        self.larger[doublings.min(SIZES - 2)][self.kind].add(1);
+    }
+
+    /// How many calls there were of each size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64, and more.
+    #[must_use]
+    pub fn by_size(self) -> [u64; SIZES] {
+        array::from_fn(|size| match size.checked_sub(1) {
+            None => self.lone.get(),
+            Some(larger) => self.larger[larger][self.kind].get(),
+        })
+    }
+
+    /// How many calls there were.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.by_size().iter().sum()
+    }
+}
+
+/// Everything one worker counts. In the order of the fields: those of every packet first.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct Counters {
     /// tun → wire.
     pub outbound: Direction,
     /// wire → tun.
     pub inbound: Direction,
+    outbound_larger: Larger,
+    inbound_larger: Larger,
     /// Turns of the worker's loop, each one system call at least.
     pub turns: Count,
     /// Times the worker went to sleep.
@@ -125,11 +179,20 @@ pub struct Counters {
     drops: [Count; DropReason::ALL.len()],
 }
 
+/// Bytes.
+const CACHE_LINE: usize = 64;
+// All of a lone packet, either way, but the turn that it takes.
+const _: () = assert!(offset_of!(Counters, outbound_larger) == CACHE_LINE);
+// A read and a write of a size are in one line, whichever it is.
+const _: () = assert!(offset_of!(Counters, inbound_larger) % size_of::<[Count; 2]>() == 0);
+
 impl Default for Counters {
     fn default() -> Self {
         Self {
             outbound: Direction::default(),
             inbound: Direction::default(),
+            outbound_larger: Larger::default(),
+            inbound_larger: Larger::default(),
             turns: Count::default(),
             sleeps: Count::default(),
             handshakes: Count::default(),
@@ -137,12 +200,36 @@ impl Default for Counters {
             bad_checksums: Count::default(),
             receive_starved: Count::default(),
             gso_refused: Count::default(),
-            drops: std::array::from_fn(|_| Count::default()),
+            drops: array::from_fn(|_| Count::default()),
         }
     }
 }
 
 impl Counters {
+    /// Tun reads: the packets that a frame is split into.
+    #[inline]
+    pub fn tun_reads(&self) -> Calls<'_> {
+        Calls { lone: &self.outbound.lone_reads, larger: &self.outbound_larger, kind: READS }
+    }
+
+    /// UDP sends: the datagrams of each.
+    #[inline]
+    pub fn sends(&self) -> Calls<'_> {
+        Calls { lone: &self.outbound.lone_writes, larger: &self.outbound_larger, kind: WRITES }
+    }
+
+    /// UDP receives: the datagrams of each, of whatever kind.
+    #[inline]
+    pub fn receives(&self) -> Calls<'_> {
+        Calls { lone: &self.inbound.lone_reads, larger: &self.inbound_larger, kind: READS }
+    }
+
+    /// Tun writes: the packets merged in each.
+    #[inline]
+    pub fn tun_writes(&self) -> Calls<'_> {
+        Calls { lone: &self.inbound.lone_writes, larger: &self.inbound_larger, kind: WRITES }
+    }
+
     /// Counts `packets` dropped for `reason`.
     #[inline]
     pub fn count_drop(&self, reason: DropReason, packets: u64) {
@@ -153,5 +240,39 @@ impl Counters {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_powers_of_two() {
+        let counters = Counters::default();
+        for packets in 0..=130 {
+            counters.sends().count(packets);
+        }
+        // None is one: a datagram without a byte.
+        assert_eq!(counters.sends().by_size(), [2, 1, 2, 4, 8, 16, 32, 66]);
+        assert_eq!(counters.sends().total(), 131);
+        counters.sends().count(usize::MAX);
+        assert_eq!(counters.sends().by_size()[SIZES - 1], 67);
+    }
+
+    #[test]
+    fn every_kind_of_call_has_counters_of_its_own() {
+        let counters = Counters::default();
+        let kinds =
+            [Counters::tun_reads, Counters::sends, Counters::receives, Counters::tun_writes];
+        for (size, packets) in [1, 2, 4, 8, 16, 32, 64, 65].into_iter().enumerate() {
+            for (times, kind) in (1_u64..).zip(kinds) {
+                (0..times).for_each(|_| kind(&counters).count(packets));
+            }
+            for (times, kind) in (1..).zip(kinds) {
+                assert_eq!(kind(&counters).by_size()[size], times);
+            }
+        }
+        assert_eq!(kinds.map(|kind| kind(&counters).total()), [8, 16, 24, 32]);
     }
 }

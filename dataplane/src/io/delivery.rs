@@ -33,7 +33,7 @@ impl Delivery {
             let inbound = &self.counters.inbound;
             inbound.packets.add(packets.into());
             inbound.bytes.add(bytes.into());
-            inbound.writes.add(1);
+            self.counters.tun_writes().count(packets as usize);
             return Ok(());
         }
         let reason =

@@ -155,7 +155,6 @@ impl Mmsg {
             }
             match sys::tun::read(self.tx.files.get(self.tx.files.queue), &mut self.frame) {
                 Ok(len) => {
-                    self.tx.counters.outbound.reads.add(1);
                     handler.frame(self.frame.get(..len).unwrap_or_default(), &mut self.tx);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -186,8 +185,9 @@ impl Mmsg {
         self.more |= count == usize::from(RECEIVES_PER_TURN);
         for i in 0..count {
             let Some(mut slot) = self.idle.pop() else { return };
-            self.tx.counters.inbound.reads.add(1);
-            if let Some(arrival) = self.batch.arrival(i) {
+            let arrival = self.batch.arrival(i);
+            self.tx.counters.receives().count(arrival.map_or(1, |arrival| arrival.count()));
+            if let Some(arrival) = arrival {
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);

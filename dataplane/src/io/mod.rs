@@ -115,7 +115,8 @@ impl<'a> Received<'a> {
 pub trait Handler {
     /// Something has come, or somebody woke the worker: before what has come is handed over.
     fn start_of_turn(&mut self, tx: &mut impl Transmit);
-    /// A frame from the tun, virtio header first.
+    /// A frame from the tun, virtio header first. To be counted here (`Counters::tun_reads`), where
+    /// it comes to light how many packets it carries.
     fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit);
     /// Datagrams from the wire. Their slot stays valid until [`end_of_turn`](Self::end_of_turn)
     /// returns and every write that points into it is done.

@@ -142,7 +142,7 @@ impl Outbox {
         let outbound = &self.counters.outbound;
         outbound.packets.add(count as u64);
         outbound.bytes.add(datagrams.len as u64);
-        outbound.writes.add(1);
+        self.counters.sends().count(count);
         if count > 1 && self.gso.passed(datagrams.to.endpoint.to, datagrams.segment_len) {
             let _ = self.notices.try_send(Notice::GsoRestored { to: datagrams.to.endpoint.to });
         }
@@ -165,7 +165,7 @@ impl Outbox {
             Ok(_) => {
                 counters.outbound.packets.add(1);
                 counters.outbound.bytes.add(len as u64);
-                counters.outbound.writes.add(1);
+                counters.sends().count(1);
             }
             Err(error) => counters.count_drop(drop_reason(error.raw_os_error().unwrap_or(0)), 1),
         });

@@ -166,9 +166,10 @@ impl Tx {
                 Completion::Received { outcome, more, file } => {
                     match outcome {
                         Ok(arrival) => {
-                            self.counters.inbound.reads.add(1);
+                            let (len, count) =
+                                arrival.1.map_or((0, 1), |arrival| (arrival.len, arrival.count()));
+                            self.counters.receives().count(count);
                             self.health.succeeded();
-                            let len = arrival.1.map_or(0, |arrival| arrival.len);
                             self.depths[usize::from(file)].delivered(len);
                             self.arrivals.push_back(arrival);
                         }
@@ -189,7 +190,6 @@ impl Tx {
     }
 
     pub(super) fn frame_read(&mut self, slot: Slot, len: usize) {
-        self.counters.outbound.reads.add(1);
         self.depths[usize::from(self.files.queue)].delivered(len);
         self.frames.push_back((slot, len));
     }

@@ -52,6 +52,14 @@ impl Arrival {
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { to: self.from, source: self.source }
     }
+
+    /// How many datagrams it brought.
+    #[inline]
+    #[must_use]
+    pub fn count(&self) -> usize {
+        // A division is dear where there is nothing to divide.
+        if self.len <= self.segment_len { 1 } else { self.len.div_ceil(self.segment_len.max(1)) }
+    }
 }
 
 /// The message header that multishot recvmsg copies its field lengths from.

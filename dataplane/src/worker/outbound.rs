@@ -39,9 +39,11 @@ impl Outbound {
         let packet = frame.get(virtio::LEN..).unwrap_or_default();
         let split = VirtioHdr::decode(frame).and_then(|header| Split::new(&header, packet).ok());
         let Some(split) = split else {
+            self.counters.tun_reads().count(1);
             self.counters.count_drop(DropReason::TunMalformed, 1);
             return;
         };
+        self.counters.tun_reads().count(split.count());
         if self.steering.is_active() {
             self.steering.learn(flow_hash(packet), self.queue);
         }

@@ -188,23 +188,11 @@ fn sum(
     after: &Status,
     direction: impl Fn(&crate::control::status::Worker) -> &Direction,
 ) -> Direction {
-    let add = |status: &Status| {
-        let mut total = Direction::default();
-        for one in status.workers.iter().map(&direction) {
-            total.packets += one.packets;
-            total.bytes += one.bytes;
-            total.reads += one.reads;
-            total.writes += one.writes;
-        }
-        total
+    let total = |status: &Status| {
+        let workers = status.workers.iter().map(&direction);
+        workers.fold(Direction::default(), |sum, one| sum.plus(one))
     };
-    let (before, after) = (add(before), add(after));
-    Direction {
-        packets: after.packets.saturating_sub(before.packets),
-        bytes: after.bytes.saturating_sub(before.bytes),
-        reads: after.reads.saturating_sub(before.reads),
-        writes: after.writes.saturating_sub(before.writes),
-    }
+    total(after).since(&total(before))
 }
 
 /// Every drop that an engine knows of, since its start.
@@ -250,7 +238,8 @@ mod tests {
     use crate::control::status::{Cpu, Worker};
 
     fn status(packets: u64, reads: u64, cpu_us: u64, dropped: u64) -> Status {
-        let outbound = Direction { packets, bytes: packets * 1000, reads, writes: reads };
+        let bytes = packets * 1000;
+        let outbound = Direction { packets, bytes, reads, writes: reads, ..Direction::default() };
         let mut worker = Worker { outbound, ..Worker::default() };
         worker.drops.insert("send_failed".to_owned(), dropped);
         Status {

@@ -61,7 +61,10 @@ impl Outbound {
     pub(super) fn frame(&mut self, common: &Common, frame: &[u8], tx: &mut impl Transmit) {
         let packet = frame.get(virtio::LEN..).unwrap_or_default();
         let drop_one = |reason| common.counters.count_drop(reason, 1);
-        let Some(split) = split(frame) else { return drop_one(DropReason::TunMalformed) };
+        let split = split(frame);
+        // Here, for a frame that waits for a session comes by again.
+        common.counters.tun_reads().count(split.as_ref().map_or(1, Split::count));
+        let Some(split) = split else { return drop_one(DropReason::TunMalformed) };
         if common.steering.is_active() {
             common.steering.learn(flow_hash(packet), self.queue);
         }
