@@ -206,4 +206,6 @@ impl ReceiveHealth {
 }
 
 #[cfg(test)]
+mod lone_tests;
+#[cfg(test)]
 mod wake_tests;

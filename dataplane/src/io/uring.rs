@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::counters::{Counters, DropReason};
+use super::depth::Depth;
 use super::outbox::{Notice, Outbox};
 use super::uring_tx::Tx;
 use super::{
@@ -69,20 +70,23 @@ impl Uring {
         let completions = 4096;
         let raw: Vec<RawFd> = files.raw();
         let mut ring = Ring::new(&raw, completions, WritePool::new(received))?;
+        let mut depths: Vec<_> = raw.iter().map(|_| Depth::new(Vec::new())).collect();
         let mut idle_frames = Vec::with_capacity(usize::from(FRAME_SLOTS));
         if config.multishot_read {
-            ring.add_group(files.queue, frame_slots)?;
+            ring.add_group(files.queue, 0, FRAME_SLOTS)?;
+            depths[usize::from(files.queue)] = Depth::new(frame_slots);
         } else {
             idle_frames.extend(frame_slots);
         }
-        for socket in (0..files.sockets.len()).rev() {
-            let rest = slots.split_off(socket * usize::from(RECEIVE_SLOTS));
-            ring.add_group(files.socket_index(socket), rest)?;
+        for socket in (0..socket_count).rev() {
+            let (file, first) = (files.socket_index(socket.into()), socket * RECEIVE_SLOTS);
+            ring.add_group(file, first, RECEIVE_SLOTS)?;
+            depths[usize::from(file)] = Depth::new(slots.split_off(first.into()));
         }
         let slot_count = usize::from(receive_slots);
         let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
         let receives_armed = vec![false; files.sockets.len()];
-        let tx = Tx::new(ring, outbox, files, counters, notices);
+        let tx = Tx::new(ring, outbox, files, depths, counters, notices);
         Ok(Self {
             tx,
             config,
@@ -241,6 +245,7 @@ impl Backend for Uring {
         self.hand_out_frames(handler);
         handler.end_of_turn(&mut self.tx);
         let tx = &mut self.tx;
+        tx.send_alone();
         for slot in self.turn_slots.drain(..) {
             tx.release(slot);
         }

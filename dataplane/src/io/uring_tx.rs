@@ -54,6 +54,10 @@ pub(super) struct Tx {
     pub(super) health: ReceiveHealth,
     /// Slots not lent, by file.
     pub(super) depths: Vec<Depth>,
+    /// The first write of a turn, with its tun queue, until there is a second one.
+    held: Option<(u16, u16)>,
+    /// A write of this turn was given to the ring.
+    wrote: bool,
 }
 
 impl Tx {
@@ -62,6 +66,7 @@ impl Tx {
         ring: Ring,
         outbox: Outbox,
         files: Files,
+        depths: Vec<Depth>,
         counters: Arc<Counters>,
         notices: Sender<Notice>,
     ) -> Self {
@@ -89,9 +94,9 @@ impl Tx {
             delivery,
             fatal: None,
             health: ReceiveHealth::default(),
-            depths: (0..files.wake_index())
-                .map(|_| Depth::new(usize::from(RECEIVE_SLOTS.max(FRAME_SLOTS))))
-                .collect(),
+            depths,
+            held: None,
+            wrote: false,
             files,
         }
     }
@@ -116,6 +121,7 @@ impl Tx {
             // Frames held back count as in play: while they wait, no more are drawn in.
             let held = if file == self.files.queue { self.frames.len() } else { 0 };
             let depth = &mut self.depths[usize::from(file)];
+            depth.adapt();
             while let Some(slot) = depth.next(self.ring.lent_count(file) + held) {
                 self.ring.lend(file, slot);
             }
@@ -132,8 +138,38 @@ impl Tx {
         self.queued_bytes = 0;
     }
 
+    /// Sends and writes what a turn has brought forth, if it is one of each at most: a packet that
+    /// comes alone is on its way sooner by a call of its own, and nothing is left to be reaped.
+    pub(super) fn send_alone(&mut self) {
+        if self.chained == 0 && !self.blocked && self.ring.sends.len() == 1 {
+            let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
+            let result = match self.ring.sends.send_front(self.files.get(socket)) {
+                Ok(_) => 0,
+                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            self.settle(result);
+            self.queued_bytes = 0;
+        }
+        self.wrote = false;
+        if let Some((index, queue)) = self.held.take() {
+            let result = match self.ring.writes.write_now(index, self.files.get(queue)) {
+                Ok(_) => 0,
+                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            self.written(index, result);
+            self.queued_bytes = 0;
+        }
+    }
+
+    fn submit_held(&mut self) {
+        if let Some((index, queue)) = self.held.take() {
+            self.ring.write(index, queue);
+        }
+    }
+
     /// Hands everything queued to the kernel now and reads what completes.
     fn flush(&mut self) {
+        self.submit_held();
         self.publish();
         self.submit_sends();
         // A failing enter shows again, and is reported, at the turn's own.
@@ -173,7 +209,7 @@ impl Tx {
                             self.depths[usize::from(file)].delivered(len);
                             self.arrivals.push_back(arrival);
                         }
-                        Err(libc::ENOBUFS) => self.counters.receive_starved.add(1),
+                        Err(libc::ENOBUFS) => self.starved(file),
                         Err(libc::ECANCELED) => {}
                         Err(errno) if self.health.failed() => self.fatal = Some(errno),
                         Err(_) => {}
@@ -205,11 +241,17 @@ impl Tx {
 
     pub(super) fn read_failed(&mut self, errno: i32) {
         match errno {
-            libc::ENOBUFS => self.counters.receive_starved.add(1),
+            libc::ENOBUFS => self.starved(self.files.queue),
             libc::EAGAIN => self.read_drained = true,
             libc::EINTR | libc::ECANCELED => {}
             errno => self.fatal = Some(errno),
         }
+    }
+
+    /// A multishot operation ended because all slots lent to `file` were taken.
+    fn starved(&mut self, file: u16) {
+        self.counters.receive_starved.add(1);
+        self.depths[usize::from(file)].starved();
     }
 
     fn ready(&mut self, file: u16) {
@@ -316,6 +358,12 @@ impl Transmit for Tx {
             self.references[usize::from(slot)] += 1;
         }
         self.queued_bytes += bytes as usize;
+        if !self.wrote && self.held.is_none() {
+            self.held = Some((index, queue));
+            return;
+        }
+        self.submit_held();
+        self.wrote = true;
         self.ring.write(index, queue);
     }
 

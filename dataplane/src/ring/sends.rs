@@ -208,7 +208,24 @@ impl SendQueue {
         }
         let entry = self.entries[self.head % SENDS_MAX].take()?;
         self.head += 1;
+        if self.is_empty() {
+            // Nothing is in flight: the next one goes where the cache still is.
+            (self.head, self.tail) = (0, 0);
+        }
         Some((entry.datagrams, entry.slot))
+    }
+
+    /// Sends the front entry now, by a call of its own.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` when the socket is full.
+    pub fn send_front(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let header = self.header(0).ok_or(io::ErrorKind::NotFound)?;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the header is a queued entry's: its name, vector and control data live in our
+        // boxes, its bytes in a slot we own.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, flags) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     /// Sends the front entry's datagrams one by one without `UDP_SEGMENT`, now, telling `each` of

@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::group::BufferGroup;
 use super::memory::Slot;
@@ -121,21 +121,18 @@ impl Ring {
         })
     }
 
-    /// Lends `slots`, whose indexes follow one another, to the multishot operations of `file`.
+    /// Has the multishot operations of `file` use slots that are lent to it, of `count` whose
+    /// indexes begin with `first`.
     ///
     /// # Errors
     /// The kernel's, when it takes no buffer ring.
-    pub fn add_group(&mut self, file: u16, slots: Vec<Slot>) -> io::Result<()> {
-        let count = u16::try_from(slots.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let first = slots.first().map_or(0, Slot::index);
-        let mut group = BufferGroup::register(&self.uring, file, count, first)?;
-        slots.into_iter().for_each(|slot| group.lend(slot));
-        group.publish();
+    pub fn add_group(&mut self, file: u16, first: u16, count: u16) -> io::Result<()> {
+        let group = BufferGroup::register(&self.uring, file, count, first)?;
         self.groups[usize::from(file)] = Some(group);
         Ok(())
     }
 
-    /// Gives a slot back to `file`'s operations; visible to the kernel after
+    /// Lends a slot to `file`'s operations; visible to the kernel after
     /// [`publish`](Self::publish).
     #[inline]
     pub fn lend(&mut self, file: u16, slot: Slot) {
@@ -282,10 +279,22 @@ impl Ring {
         if let Some(error) = self.lost.take() {
             return Err(error);
         }
-        match self.uring.submit_and_wait(self.due.max(usize::from(wait))) {
+        match self.submit_and_wait(self.due.max(usize::from(wait))) {
             Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn submit_and_wait(&mut self, count: usize) -> io::Result<usize> {
+        if !self.uring.params().is_feature_no_iowait() {
+            return self.uring.submit_and_wait(count);
+        }
+        let submissions = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let flags = EnterFlags::GETEVENTS | EnterFlags::NO_IOWAIT;
+        let submitter = self.uring.submitter();
+        // SAFETY: no argument besides numbers; `push` says why the entries may be submitted.
+        unsafe { submitter.enter::<libc::sigset_t>(submissions, count, flags.bits(), None) }
     }
 
     /// Whether a completion is waiting.
