@@ -226,7 +226,7 @@ impl Backend for Uring {
         let waiting =
             tx.woken || !tx.arrivals.is_empty() || (!tx.frames.is_empty() && tx.has_room());
         tx.counters.turns.add(1);
-        tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.has_completion()));
+        tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.returns_at_once()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
         // first, which makes the batch larger.
         tx.ring.enter(!waiting).map_err(IoError::failed("io_uring_enter"))?;

@@ -297,10 +297,11 @@ impl Ring {
         unsafe { submitter.enter::<libc::sigset_t>(submissions, count, flags.bits(), None) }
     }
 
-    /// Whether a completion is waiting.
+    /// Whether [`enter`](Self::enter) would come back at once: a completion is there, or will be
+    /// when what was prepared has been submitted.
     #[must_use]
-    pub fn has_completion(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+    pub fn returns_at_once(&mut self) -> bool {
+        self.due > 0 || !self.uring.completion().is_empty()
     }
 
     /// The next completion.
