@@ -207,11 +207,7 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "  worker {:<4} {core}: {} packets out, {} in, {} turns, {} of them ready to sleep",
-            worker.id,
-            worker.outbound.packets,
-            worker.inbound.packets,
-            worker.turns,
-            worker.sleeps
+            worker.id, worker.outbound.packets, worker.inbound.packets, worker.turns, worker.sleeps
         )?;
     }
     match status.flow_steering.as_str() {

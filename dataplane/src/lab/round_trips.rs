@@ -24,7 +24,7 @@ const HEADER_LEN: usize = 16;
 /// Longer round trips are recorded as this one.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Steps in which percentiles get half as far from 100.
-const PERCENTILE_STEPS: u32 = 5;
+pub(super) const PERCENTILE_STEPS: u32 = 5;
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
