@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
 
-    /// Only these tunnels (those of --ringtun and --wireguard-go are always measured) [default: all]
+    /// Only these tunnels (those of --ringtun and --wireguard-go always) [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
 

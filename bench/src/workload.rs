@@ -122,7 +122,7 @@ impl Workload {
             Self::PingUnder(_) => seconds + 2.0 * LOAD_MARGIN.as_secs_f64() + AROUND_SECONDS,
             // It ends when it is ready, and is given time to end.
             Self::Alone(Alone::StartUp(_)) => 1.0 + AROUND_SECONDS,
-            // Initiations are made before the clock starts, and responses opened when it has stopped.
+            // Initiations are made before the clock starts, responses opened when it has stopped.
             Self::Alone(Alone::Handshakes(_)) => 1.5 * seconds + AROUND_SECONDS,
             _ => seconds + AROUND_SECONDS,
         }

@@ -75,7 +75,9 @@ fn row(bar: &Bar, unit: &str, axis: Linear) -> Markup {
                 div class="range" { (range(bar).unwrap_or_default()) }
                 div class="ratio" { (bar.note) }
             } @else {
-                div class=(if bar.exempt { "why exempt" } else { "why" }) { (bar.why.as_deref().unwrap_or("no figure")) }
+                div class=(if bar.exempt { "why exempt" } else { "why" }) {
+                    (bar.why.as_deref().unwrap_or("no figure"))
+                }
             }
         }
     }
