@@ -11,15 +11,16 @@ use anyhow::{Result, bail};
 use ringtun::lab::traffic::Stop;
 use ringtun::lab::{Entered, Pair};
 
+use crate::Outcome;
 use crate::alone::{Alone, Stage};
 use crate::competitors::{self, Competitor, End, OtherBuild, OtherWireGuard, Slot, Tunnel};
 use crate::environment::Environment;
+use crate::pace::{Plan, Starting};
 use crate::provenance::Provenance;
 use crate::record::Journal;
 use crate::report::{self, Entry};
 use crate::session::{Session, Turn, iperf3_for};
 use crate::workload::{Route, Workload};
-use crate::{Outcome, progress};
 
 /// What `ab` is to do.
 #[derive(Debug, clap::Args)]
@@ -43,13 +44,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Another build of ringtun, with further flags for its `up`
-    #[arg(long, value_name = "NAME=PATH[:FLAGS]")]
-    ringtun: Vec<OtherBuild>,
-
-    /// A wireguard-go of any version
-    #[arg(long, value_name = "NAME=PATH")]
-    wireguard_go: Vec<OtherWireGuard>,
+    #[command(flatten)]
+    others: Others,
 
     /// What the others are compared with
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
@@ -60,26 +56,30 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
+/// Tunnels by path.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Others {
+    /// Another build of ringtun, with further flags for its `up`
+    #[arg(long, value_name = "NAME=PATH[:FLAGS]")]
+    ringtun: Vec<OtherBuild>,
+
+    /// A wireguard-go of any version
+    #[arg(long, value_name = "NAME=PATH")]
+    wireguard_go: Vec<OtherWireGuard>,
+}
+
 impl Args {
-    /// Without other builds.
+    /// What `run` comes to.
     pub(crate) fn new(
         workload: Vec<Workload>,
         rounds: u16,
         seconds: u64,
         only: Vec<String>,
+        others: Others,
         baseline: String,
         json: Option<PathBuf>,
     ) -> Self {
-        Self {
-            rounds,
-            seconds,
-            workload,
-            only,
-            ringtun: Vec::new(),
-            wireguard_go: Vec::new(),
-            baseline,
-            json,
-        }
+        Self { rounds, seconds, workload, only, others, baseline, json }
     }
 
     /// What is measured, in a line.
@@ -96,11 +96,12 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let iperf3 = iperf3_for(&args.workload)?;
     let pair = Pair::new()?;
     hold_many_fragments(&pair)?;
-    let environment = Environment::look(entered, &pair.left);
     let (mut tunnels, entries) = start(&chosen, &pair, stop);
     if stop.raised() {
         return Ok(Outcome::Interrupted);
     }
+    // Now that the tunnels' devices are there, whose offloads belong to it.
+    let environment = Environment::look(entered, &pair.left);
     let running: Vec<(String, String)> =
         tunnels.iter().map(|it| (it.name.clone(), it.tunnel.how.clone())).collect();
     let mut journal = Journal::open(args.json.as_deref(), &environment, &running)?;
@@ -110,17 +111,18 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     for (name, how) in &entries {
         how.as_ref().map_or_else(|why| journal.absent(name, why), |_| Ok(()))?;
     }
-    let mut each_round = 0;
+    let mut plan = Plan::default();
     for workload in &args.workload {
         let exempt = exempt(workload, &tunnels);
-        each_round += tunnels.len() - exempt.len();
+        let runs = usize::from(args.rounds) * (tunnels.len() - exempt.len());
+        plan = plan.and(runs, workload.lasts(args.seconds));
         for name in exempt {
             journal.exempt(name, &workload.to_string(), Alone::EXEMPT)?;
         }
     }
-    let total = usize::from(args.rounds) * each_round;
-    let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
+    let mut session = Session::new(iperf3, args.seconds, plan, journal, stop);
     rounds(args, &pair, &mut tunnels, &mut session)?;
+    session.pace.clear();
     print(args, &environment, (&entries, &tunnels), &session)?;
     let absent = entries.iter().any(|(_, how)| how.is_err());
     Ok(match session.outcome() {
@@ -163,7 +165,8 @@ fn rounds(
 }
 
 fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
-    let all = competitors::all_and(&args.ringtun, &args.wireguard_go);
+    let Others { ringtun, wireguard_go } = &args.others;
+    let all = competitors::all_and(ringtun, wireguard_go);
     let names: Vec<String> = all.iter().map(|competitor| competitor.name().to_owned()).collect();
     let unique: BTreeSet<&String> = names.iter().collect();
     if unique.len() < names.len() {
@@ -173,8 +176,8 @@ fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
     {
         bail!("there is no tunnel {unknown:?}: choose from {}", names.join(", "));
     }
-    let builds = args.ringtun.iter().map(|other| other.engine().name().to_owned());
-    let wireguards = args.wireguard_go.iter().map(|other| other.competitor().name().to_owned());
+    let builds = ringtun.iter().map(|other| other.engine().name().to_owned());
+    let wireguards = wireguard_go.iter().map(|other| other.competitor().name().to_owned());
     let others: Vec<String> = builds.chain(wireguards).collect();
     let is_chosen = |name: &str| {
         let listed = |names: &[String]| names.iter().any(|it| it == name);
@@ -209,21 +212,23 @@ fn start<'a>(
     let end = |host, wire| End { host, wire, underlay: Pair::INTERFACE };
     let ends = [end(&pair.left, Pair::LEFT[0].ip), end(&pair.right, Pair::RIGHT[0].ip)];
     let (mut tunnels, mut entries) = (Vec::new(), Vec::new());
+    let starting = Starting::new(chosen.len());
     for (index, competitor) in (0_u8..).zip(chosen) {
         if stop.raised() {
             break;
         }
         let name = competitor.name().to_owned();
+        starting.begin(&name);
         match competitors::start(&**competitor, &Slot { ends, index, stop }) {
             Ok(tunnel) => {
-                progress(&format!("{name}: passes packets"));
+                starting.end(&format!("{name}: passes packets"));
                 entries.push((name.clone(), Ok(tunnel.how.clone())));
                 tunnels.push(Contestant { name, competitor: &**competitor, index, tunnel });
             }
             // No fault of the tunnel's.
             Err(_) if stop.raised() => break,
             Err(error) => {
-                progress(&format!("{name}: NOT MEASURED: {error:#}"));
+                starting.end(&format!("{name}: NOT MEASURED: {error:#}"));
                 entries.push((name, Err(format!("{error:#}"))));
             }
         }

@@ -4,7 +4,7 @@
 //! have no Gb/s.
 
 use crate::journal::groups::{Panel, Row};
-use crate::journal::run::{Figures, HANDSHAKES, Run, START_UP, Stream};
+use crate::journal::run::{CONNECTIONS, Figures, HANDSHAKES, Run, START_UP, Stream, WAKEUPS};
 use crate::statistics::{Spread, median_ratio};
 use crate::table::{Table, count, disturbed, figure, spread};
 
@@ -89,6 +89,8 @@ fn columns<'a>(panel: &Panel<'a>, wanted: Option<&str>) -> Vec<Column<'a>> {
     }
     columns.extend(match metric.name.as_str() {
         HANDSHAKES => handshake_columns(),
+        CONNECTIONS => connection_columns(),
+        WAKEUPS => idle_columns(),
         START_UP => start_up_columns(),
         _ => cost_columns(metric.less_is_better),
     });
@@ -107,6 +109,20 @@ fn handshake_columns<'a>() -> Vec<Column<'a>> {
     }
     columns.push(("unanswered".to_owned(), Box::new(lost)));
     columns
+}
+
+fn connection_columns<'a>() -> Vec<Column<'a>> {
+    vec![
+        ("failed".to_owned(), Box::new(lost)),
+        ("daemon CPU µs each".to_owned(), Box::new(|row| figure(cpu_us_per_trip(row)))),
+    ]
+}
+
+fn idle_columns<'a>() -> Vec<Column<'a>> {
+    let ms = |run: &Run, _: &Figures| {
+        Some(1e3 * run.cost(DAEMON) / run.cost(WALL)).filter(|ms| ms.is_finite())
+    };
+    vec![("daemon CPU ms/s".to_owned(), spread_of(ms))]
 }
 
 fn start_up_columns<'a>() -> Vec<Column<'a>> {
@@ -166,6 +182,7 @@ fn cost_columns<'a>(round_trips: bool) -> Vec<Column<'a>> {
     columns
 }
 
+const WALL: &str = "wall_seconds";
 /// The tunnel's own processes.
 pub(crate) const DAEMON: &str = "daemon_cpu_seconds";
 /// All that the machine did.

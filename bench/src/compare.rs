@@ -312,9 +312,9 @@ fn text(a: &Side, b: &Side, found: &[Comparison]) -> String {
     }
     let mut notes = String::from(
         "B / A: median of the ratios within a round; below 1 is less, which is better for round \
-         trips.\nAn interval holds the true ratio in 95 of 100 cases whatever the noise looks like \
-         (sign test, or\nMann and Whitney's for different runs); of 20 workloads that are equal, \
-         one will look different.\n",
+         trips, starts\nand wake-ups. An interval holds the true ratio in 95 of 100 cases whatever \
+         the noise looks like (sign\ntest, or Mann and Whitney's for different runs); of 20 \
+         workloads that are equal, one will look different.\n",
     );
     if let Some(Basis::Reference(name)) =
         found.iter().map(|it| &it.basis).find(|it| matches!(it, Basis::Reference(_)))

@@ -22,6 +22,7 @@ use ringtun::lab::{Address, Entered, Line, WIRE_MTU};
 use crate::competitors::{self, Competitor, End, Engine, Slot, Tunnel};
 use crate::environment::Environment;
 use crate::figures::Figures;
+use crate::pace::Plan;
 use crate::provenance::Provenance;
 use crate::record::{Journal, Record};
 use crate::session::{Session, Turn, iperf3_for};
@@ -66,7 +67,6 @@ struct Cell {
 /// Measures and prints.
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let line = Line::new()?;
-    let environment = Environment::look(entered, &line.gateway);
     let matched = gso_max_size(GsoSize::Auto, WIRE_MTU - OVERHEAD, 0, false);
     let sizes = [FULL, matched];
     let iperf3 = iperf3_for(&[Workload::Tcp(1)])?;
@@ -75,6 +75,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         tunnels.push(start(&line, index, size, &args.io, stop)?);
         progress(&format!("gso_max_size {size}: passes packets"));
     }
+    let environment = Environment::look(entered, &line.gateway);
     let cells = cells(sizes);
     let hows: Vec<_> =
         sizes.iter().zip(&tunnels).map(|(size, it)| (size.to_string(), it.how.clone())).collect();
@@ -82,9 +83,11 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     for ((name, _), tunnel) in hows.iter().zip(&tunnels) {
         journal.tunnel(name, &Provenance::of(tunnel))?;
     }
-    let total = usize::from(args.rounds) * cells.len();
-    let mut session = Session::new(iperf3, args.seconds, total, journal, stop);
+    let runs = usize::from(args.rounds) * cells.len();
+    let plan = Plan::default().and(runs, Workload::Tcp(1).lasts(args.seconds));
+    let mut session = Session::new(iperf3, args.seconds, plan, journal, stop);
     rounds(args.rounds, &line, &cells, &mut tunnels, &mut session)?;
+    session.pace.clear();
     print(args, &environment, &hows, &cells, &session.records)?;
     Ok(session.outcome())
 }

@@ -12,6 +12,7 @@
 //!   figures       what came of it, of whatever kind
 //!   measure       CPU time and steal around a workload
 //!   session       one run of one workload through one tunnel, as a record
+//!   pace          how far it is, for whoever waits
 //!   record        NDJSON, one line a run
 //!   report        records to tables, on the terminal          table, statistics
 //!   environment   on what machine all of this happened        provenance (commands, versions)
@@ -39,6 +40,7 @@ mod iperf3;
 mod journal;
 mod markdown;
 mod measure;
+mod pace;
 mod page;
 mod provenance;
 mod publish;

@@ -18,11 +18,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
-use ringtun::lab::Entered;
 use ringtun::lab::traffic::Stop;
+use ringtun::lab::{self, Entered, Host};
 
 use crate::Outcome;
-use crate::ab;
+use crate::ab::{self, Others};
 use crate::competitors;
 use crate::workload::Workload;
 
@@ -53,9 +53,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
 
-    /// Only these tunnels [default: all that are installed]
+    /// Only these tunnels (those of --ringtun and --wireguard-go always) [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
+
+    #[command(flatten)]
+    others: Others,
 
     /// What the others are compared with
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
@@ -174,6 +177,7 @@ impl Args {
                 3
             }),
             if self.quick { quick(QUICK_TUNNELS) } else { self.only.clone() },
+            self.others.clone(),
             self.baseline.clone(),
             self.json.clone(),
         ))
@@ -185,8 +189,9 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     ab::run(&args.to_ab()?, entered, stop)
 }
 
-/// Prints what can be measured, and what of it is here.
+/// Prints what can be measured, and what of it is here. The kernel is asked in a lab.
 pub(crate) fn list() -> Result<Outcome> {
+    let host = lab::enter().and_then(|_| Host::new("asked"));
     let mut out = io::stdout().lock();
     writeln!(out, "scenarios (`run SCENARIO…`):")?;
     for Scenario { name, workloads, what } in Scenario::ALL {
@@ -195,9 +200,15 @@ pub(crate) fn list() -> Result<Outcome> {
     writeln!(out, "\nworkloads (`ab --workload NAME,…`):\n  {}", Workload::NAMES)?;
     writeln!(out, "\ntunnels (`--only NAME,…`):")?;
     for competitor in competitors::all(&[]) {
-        let missing = competitors::lacks(&*competitor);
+        let kernel = || competitor.ask_kernel(host.as_ref().ok()?).err();
+        let missing =
+            competitors::lacks(&*competitor).or_else(|| kernel().map(|error| format!("{error:#}")));
         let state = missing.map_or_else(|| "installed".to_owned(), |why| format!("MISSING: {why}"));
         writeln!(out, "  {:<14} {state}", competitor.name())?;
+    }
+    if let Err(why) = host {
+        writeln!(out, "\nNOTHING CAN BE MEASURED HERE: {why}")?;
+        return Ok(Outcome::Incomplete);
     }
     Ok(Outcome::Complete)
 }

@@ -3,10 +3,9 @@
 
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use ringtun::control::socket;
 use ringtun::control::status::Status;
 use ringtun::lab::traffic::{Stop, TrafficError};
@@ -16,9 +15,10 @@ use crate::alone::{Alone, Stage};
 use crate::competitors::{IPERF3, Tunnel, explain, find};
 use crate::figures::Figures;
 use crate::measure::{Cost, Mark};
+use crate::pace::{Pace, Plan};
 use crate::record::{EngineUse, Journal, Record};
-use crate::workload::{Route, Workload};
-use crate::{Outcome, progress};
+use crate::workload::{Route, Sent, Workload};
+use crate::{Outcome, streams};
 
 /// Lets what the last run left in queues drain before the clocks are read.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -31,11 +31,8 @@ pub(crate) struct Session<'a> {
     pub(crate) stop: &'a Stop,
     pub(crate) journal: Journal,
     pub(crate) records: Vec<Record>,
-    /// Runs to come, in all.
-    total: usize,
-    begin: Instant,
-    /// Hidden where standard error is no terminal: then there is a line a run.
-    bar: ProgressBar,
+    /// To be cleared before anything else is printed.
+    pub(crate) pace: Pace,
 }
 
 /// Which run it is.
@@ -54,19 +51,15 @@ pub(crate) struct Turn<'a> {
 type Measured = (Figures, Value, Cost, Vec<EngineUse>);
 
 impl<'a> Session<'a> {
-    /// For `total` runs of `seconds` each.
+    /// For the runs of `plan`, of `seconds` each.
     pub(crate) fn new(
         iperf3: PathBuf,
         seconds: u64,
-        total: usize,
+        plan: Plan,
         journal: Journal,
         stop: &'a Stop,
     ) -> Self {
-        let (records, begin) = (Vec::new(), Instant::now());
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {eta} left  {wide_msg}");
-        let bar = ProgressBar::new(total as u64);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { iperf3, seconds, stop, journal, records, total, begin, bar }
+        Self { iperf3, seconds, stop, journal, records: Vec::new(), pace: Pace::new(plan) }
     }
 
     /// How it went.
@@ -115,7 +108,7 @@ impl<'a> Session<'a> {
 
     fn announce(&self, turn: Turn<'_>) {
         let Turn { workload, competitor, round, .. } = turn;
-        self.bar.set_message(format!("{workload} through {competitor}, round {}", round + 1));
+        self.pace.begin(format!("{workload} through {competitor}, round {}", round + 1));
     }
 
     fn keep(&mut self, turn: Turn<'_>, measured: Result<Measured>) -> Result<()> {
@@ -146,7 +139,7 @@ impl<'a> Session<'a> {
         }
         self.journal.run(&record)?;
         self.records.push(record);
-        self.say_last();
+        self.say_last(turn.workload.lasts(self.seconds));
         Ok(())
     }
 
@@ -162,12 +155,15 @@ impl<'a> Session<'a> {
             return Err(TrafficError::Stopped.into());
         }
         let before = statuses(tunnel)?;
-        let mark = Mark::now(&tunnel.groups())?;
-        let (mut figures, raw) = workload.run(route, self.seconds, &self.iperf3, self.stop)?;
-        let mut cost = mark.cost()?;
-        if workload.searches() {
-            (cost.daemon_cpu_seconds, cost.busy_cpu_seconds) = (0.0, 0.0);
-        }
+        let groups = tunnel.groups();
+        let (program, seconds, stop) = (self.iperf3.as_path(), self.seconds, self.stop);
+        let run = streams::Run { route, program, seconds, groups: &groups, stop };
+        let mark = Mark::now(&groups)?;
+        let Sent { mut figures, raw, cost } = workload.run(run)?;
+        let all = mark.cost()?;
+        // Whoever disturbed what else was sent had his part in what was found.
+        let Cost { steal, other_load, .. } = all;
+        let cost = cost.map_or(all, |cost| Cost { steal, other_load, ..cost });
         if let Figures::Idle { wakeups_per_second } = &mut figures {
             *wakeups_per_second = cost.daemon_sleeps as f64 / cost.wall_seconds;
         }
@@ -176,11 +172,8 @@ impl<'a> Session<'a> {
         Ok((figures, raw, cost, engines))
     }
 
-    fn say_last(&self) {
+    fn say_last(&mut self, seconds: f64) {
         let Some(record) = self.records.last() else { return };
-        let (done, total) = (self.records.len(), self.total);
-        let each = self.begin.elapsed().as_secs_f64() / done.max(1) as f64;
-        let left_seconds = each * total.saturating_sub(done) as f64;
         let what = match (&record.figures, &record.error) {
             (Some(figures), _) => figures.text(),
             (None, error) => format!("FAILED: {}", error.as_deref().unwrap_or("unknown")),
@@ -193,12 +186,7 @@ impl<'a> Session<'a> {
         };
         let (round, workload, name) = (record.round + 1, &record.workload, &record.competitor);
         let line = format!("round {round} {workload:<8} {name:<16} {what}{mark}");
-        if self.bar.is_hidden() {
-            progress(&format!("[{done:>3}/{total}, {left_seconds:>4.0} s left] {line}"));
-        } else {
-            self.bar.println(line);
-            self.bar.inc(1);
-        }
+        self.pace.end(seconds, &line);
     }
 }
 

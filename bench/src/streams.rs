@@ -9,6 +9,7 @@ use ringtun::lab::traffic::{self, Iperf3, Stop};
 use serde_json::{Value, json};
 
 use crate::iperf3::{self, Datagrams, Received};
+use crate::measure::{Cost, Mark};
 use crate::workload::{Rate, Route, Sizes};
 
 /// The simple IMIX: of twelve packets seven of 40, four of 576 and one of 1,500 bytes with their IP
@@ -18,20 +19,28 @@ const IMIX: [(usize, f64); 3] = [(16, 7.0), (548, 4.0), (1372, 1.0)];
 pub(crate) const LOSS_MAX_PERCENT: f64 = 0.1;
 /// How often the ladder halves what it does not know: to 1 % of where it began.
 const STEPS: usize = 7;
-/// A step of the ladder, and how long everybody is left alone after one that lost packets.
+/// A step of the ladder.
 const STEP_SECONDS: u64 = 1;
+/// Of the whole ladder, with the flood at its foot and the programs' starts.
+pub(crate) const LADDER_SECONDS: f64 = (STEPS + 1) as f64 * (STEP_SECONDS as f64 + 0.1);
 /// iperf3 sends in bursts at this distance; its own default of 1,000 µs overflows queues that the
 /// same packets would not, spread out.
 const PACING_US: &str = "100";
 
 /// How iperf3 is run.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) route: &'a Route<'a>,
     pub(crate) program: &'a Path,
     pub(crate) seconds: u64,
+    /// Process groups of the tunnel.
+    pub(crate) groups: &'a [u32],
     pub(crate) stop: &'a Stop,
 }
+
+/// What was received, with iperf3's document of it, and what it cost where that is not the cost of
+/// everything that was sent.
+pub(crate) type Streamed = (Received, Value, Option<Cost>);
 
 impl Run<'_> {
     /// So many TCP streams, from the server if `back`.
@@ -41,12 +50,13 @@ impl Run<'_> {
     }
 
     /// Datagrams.
-    pub(crate) fn udp(&self, sizes: &Sizes, rate: &Rate) -> Result<(Received, Value)> {
-        match rate {
-            Rate::Free => self.datagrams(sizes, None),
-            Rate::Bits(bits, _) => self.datagrams(sizes, Some(*bits)),
-            Rate::Highest => self.highest(sizes),
-        }
+    pub(crate) fn udp(&self, sizes: &Sizes, rate: &Rate) -> Result<Streamed> {
+        let (received, document) = match rate {
+            Rate::Free => self.datagrams(sizes, None)?,
+            Rate::Bits(bits, _) => self.datagrams(sizes, Some(*bits))?,
+            Rate::Highest => return self.highest(sizes),
+        };
+        Ok((received, document, None))
     }
 
     fn datagrams(&self, sizes: &Sizes, bits_per_second: Option<f64>) -> Result<(Received, Value)> {
@@ -77,8 +87,9 @@ impl Run<'_> {
         one(0, *len, bits_per_second)
     }
 
-    /// Between nothing and what arrives of a flood, by halves.
-    fn highest(&self, sizes: &Sizes) -> Result<(Received, Value)> {
+    /// Between nothing and what arrives of a flood, by halves. The cost is that of the step which
+    /// the figures are from.
+    fn highest(&self, sizes: &Sizes) -> Result<Streamed> {
         let step = Run { seconds: STEP_SECONDS, ..*self };
         let flood = match sizes {
             // Three floods at once would only show which of them the scheduler likes.
@@ -88,16 +99,18 @@ impl Run<'_> {
         let mut steps = vec![json!({ "bits_per_second": null, "iperf3": flood.1 })];
         let top = 1.25 * flood.0.gbit_per_second() * 1e9;
         let found = climb(top, STEPS, |bits| {
+            let mark = Mark::now(self.groups)?;
             let (received, document) = step.datagrams(sizes, Some(bits))?;
+            let cost = mark.cost()?;
             steps.push(json!({ "bits_per_second": bits, "iperf3": document }));
             let loss = received.datagrams.unwrap_or_default().loss_percent();
-            Ok((loss < LOSS_MAX_PERCENT).then_some(received))
+            Ok((loss < LOSS_MAX_PERCENT).then_some((received, cost)))
         })?;
         let lowest = top / (1 << STEPS) as f64 / 1e6;
-        let best = found.with_context(|| {
+        let (best, cost) = found.with_context(|| {
             format!("more than {LOSS_MAX_PERCENT} % were lost even at {lowest:.1} Mbit/s")
         })?;
-        Ok((best, Value::Array(steps)))
+        Ok((best, Value::Array(steps), Some(cost)))
     }
 
     fn iperf3(

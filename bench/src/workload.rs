@@ -17,24 +17,27 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use ringtun::lab::Host;
-use ringtun::lab::traffic::{self, RoundTripReport, RoundTrips, Stop};
+use ringtun::lab::traffic::{self, RoundTripReport, RoundTrips};
 use serde_json::Value;
 
 use crate::alone::Alone;
 use crate::figures::Figures;
+use crate::iperf3::Received;
+use crate::measure::Cost;
 use crate::streams;
 
 /// 500 round trips a second: 1 % of 3 s is 15 samples.
 const PING_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a load runs before and after the round trips that are made under it.
 const LOAD_MARGIN: Duration = Duration::from_millis(500);
+/// What every run takes besides: waiting for queues to drain, two programs to start and to end.
+const AROUND_SECONDS: f64 = 0.3;
 const STREAMS_MAX: usize = 128;
 const DATAGRAM_MIN: usize = 16;
 /// With IPv4 and UDP headers in the smallest MTU among the competitors, VXLAN's 1450.
@@ -101,11 +104,6 @@ impl Workload {
     /// Those of a plain `ab`, in the order of its tables.
     pub(crate) const DEFAULT: &str = "tcp1,tcp4,udp1400,udp64,ping";
 
-    /// Whether what is sent is not what is told: the ladder sends more to find its figures.
-    pub(crate) fn searches(&self) -> bool {
-        matches!(self, Self::Udp(_, Rate::Highest))
-    }
-
     /// What it is if it needs a device of its own.
     pub(crate) fn alone(&self) -> Option<Alone> {
         if let Self::Alone(alone) = self { Some(*alone) } else { None }
@@ -116,35 +114,61 @@ impl Workload {
         !matches!(self, Self::Ping | Self::Connect | Self::Idle | Self::Alone(_))
     }
 
-    /// Sends it, and returns the figures with the document they were taken from.
+    /// About how many seconds it takes with everything around it, told to measure for so many.
+    pub(crate) fn lasts(&self, seconds: u64) -> f64 {
+        let seconds = seconds as f64;
+        match self {
+            Self::Udp(_, Rate::Highest) => streams::LADDER_SECONDS + AROUND_SECONDS,
+            Self::PingUnder(_) => seconds + 2.0 * LOAD_MARGIN.as_secs_f64() + AROUND_SECONDS,
+            // It ends when it is ready, and is given time to end.
+            Self::Alone(Alone::StartUp(_)) => 1.0 + AROUND_SECONDS,
+            // Initiations are made before the clock starts, responses opened when it has stopped.
+            Self::Alone(Alone::Handshakes(_)) => 1.5 * seconds + AROUND_SECONDS,
+            _ => seconds + AROUND_SECONDS,
+        }
+    }
+
+    /// Sends it, and returns what came of it.
     ///
     /// # Errors
     /// What the tool said; [`traffic::TrafficError::Stopped`].
-    pub(crate) fn run(
-        &self,
-        route: &Route<'_>,
-        seconds: u64,
-        program: &Path,
-        stop: &Stop,
-    ) -> Result<(Figures, Value)> {
-        let run = streams::Run { route, program, seconds, stop };
-        let (received, document) = match self {
-            Self::Ping => {
-                return Ok((Figures::RoundTrips(ping(route, seconds, stop)?), Value::Null));
-            }
+    pub(crate) fn run(&self, run: streams::Run<'_>) -> Result<Sent> {
+        let (received, raw, cost) = match self {
+            Self::Ping => return Ok(Sent::of(Figures::RoundTrips(ping(run)?))),
             Self::PingUnder(streams) => return ping_under(*streams, run),
-            Self::Connect => return Ok((connect(run)?, Value::Null)),
-            Self::Idle => return Ok((idle(seconds, stop)?, Value::Null)),
+            Self::Connect => return Ok(Sent::of(connect(run)?)),
+            Self::Idle => return Ok(Sent::of(idle(run)?)),
             Self::Alone(alone) => bail!("{alone} goes through no tunnel"),
-            Self::Tcp(streams) => run.tcp(*streams, false)?,
-            Self::TcpBack(streams) => run.tcp(*streams, true)?,
+            Self::Tcp(streams) => whole(run.tcp(*streams, false)?),
+            Self::TcpBack(streams) => whole(run.tcp(*streams, true)?),
             Self::Udp(sizes, rate) => run.udp(sizes, rate)?,
         };
-        Ok((Figures::Stream(received), document))
+        Ok(Sent { figures: Figures::Stream(received), raw, cost })
     }
 }
 
-fn ping(route: &Route<'_>, seconds: u64, stop: &Stop) -> Result<RoundTripReport> {
+/// What came of a workload.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) figures: Figures,
+    /// The document that they were taken from.
+    pub(crate) raw: Value,
+    /// What these figures cost; none where that is the cost of all that was done.
+    pub(crate) cost: Option<Cost>,
+}
+
+impl Sent {
+    fn of(figures: Figures) -> Self {
+        Self { figures, raw: Value::Null, cost: None }
+    }
+}
+
+fn whole((received, raw): (Received, Value)) -> streams::Streamed {
+    (received, raw, None)
+}
+
+fn ping(run: streams::Run<'_>) -> Result<RoundTripReport> {
+    let streams::Run { route, seconds, stop, .. } = run;
     let duration = Duration::from_secs(seconds);
     let plan = RoundTrips { duration, interval: PING_INTERVAL, ..RoundTrips::default() };
     let to = SocketAddr::new(route.to, 0);
@@ -166,10 +190,10 @@ fn connect(run: streams::Run<'_>) -> Result<Figures> {
 }
 
 /// Only time; what happens meanwhile is counted by whoever measures the cost.
-fn idle(seconds: u64, stop: &Stop) -> Result<Figures> {
-    let end = Instant::now() + Duration::from_secs(seconds);
+fn idle(run: streams::Run<'_>) -> Result<Figures> {
+    let end = Instant::now() + Duration::from_secs(run.seconds);
     while Instant::now() < end {
-        if stop.raised() {
+        if run.stop.raised() {
             return Err(traffic::TrafficError::Stopped.into());
         }
         thread::sleep(Duration::from_millis(50));
@@ -177,16 +201,15 @@ fn idle(seconds: u64, stop: &Stop) -> Result<Figures> {
     Ok(Figures::Idle { wakeups_per_second: 0.0 })
 }
 
-fn ping_under(streams: usize, run: streams::Run<'_>) -> Result<(Figures, Value)> {
-    let streams::Run { route, seconds, stop, .. } = run;
-    let run = streams::Run { seconds: seconds + 1, ..run };
+fn ping_under(streams: usize, run: streams::Run<'_>) -> Result<Sent> {
+    let longer = streams::Run { seconds: run.seconds + 1, ..run };
     thread::scope(|scope| {
-        let load = scope.spawn(move || run.tcp(streams, false));
+        let load = scope.spawn(move || longer.tcp(streams, false));
         thread::sleep(LOAD_MARGIN);
-        let round_trips = ping(route, seconds, stop);
+        let round_trips = ping(run);
         match (load.join(), round_trips?) {
-            (Ok(Ok((stream, json))), round_trips) => {
-                Ok((Figures::Loaded { round_trips, stream }, json))
+            (Ok(Ok((stream, raw))), round_trips) => {
+                Ok(Sent { raw, ..Sent::of(Figures::Loaded { round_trips, stream }) })
             }
             (Ok(Err(error)), _) => Err(error.context("the TCP streams next to the round trips")),
             _ => Err(anyhow!("the TCP streams next to the round trips came to no result")),
@@ -307,6 +330,13 @@ mod tests {
         for name in Workload::DEFAULT.split(',') {
             assert!(name.parse::<Workload>().is_ok());
         }
+    }
+
+    #[test]
+    fn what_takes_longer_is_known_to() {
+        let lasts = |name: &str| name.parse::<Workload>().unwrap().lasts(3);
+        assert!(lasts("tcp1") > 3.0 && lasts("tcp1") < lasts("ping+tcp1"));
+        assert!(lasts("imix@max") > 8.0 && lasts("peers1000") < lasts("handshakes"));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::LazyLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use serde_json::{Value, json};
 
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/sample.ndjson");
@@ -128,38 +127,11 @@ fn the_checks_see_what_is_wrong() {
     assert!(!seen.console.is_empty(), "the policy let a picture through");
 }
 
-/// The sample, as if its engines had counted calls by size.
-fn journal_with_sizes(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.ndjson"));
-    let mut text = String::new();
-    for line in fs::read_to_string(SAMPLE).unwrap().lines() {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        let engines = line.get_mut("engines").and_then(Value::as_array_mut);
-        for engine in engines.into_iter().flatten() {
-            for worker in engine["after"]["workers"].as_array_mut().unwrap() {
-                for direction in ["outbound", "inbound"] {
-                    worker[direction]["read_sizes"] = json!([700, 30, 1, 0, 200, 90, 12_345, 9]);
-                    worker[direction]["write_sizes"] = json!([1, 0, 0, 0, 0, 0, 0, 0]);
-                }
-            }
-        }
-        text.push_str(&format!("{line}\n"));
-    }
-    fs::write(&path, text).unwrap();
-    path
-}
-
-/// Its page, as a user makes it.
+/// The page of the sample, as a user makes it.
 fn page(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.html"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringtun-bench"));
-    let output = command
-        .arg("report")
-        .arg(journal_with_sizes(name))
-        .arg("--html")
-        .arg(&path)
-        .output()
-        .unwrap();
+    let output = command.arg("report").arg(SAMPLE).arg("--html").arg(&path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     path
 }

@@ -48,8 +48,12 @@ pub(crate) struct HandshakeReport {
     pub(crate) handshakes_per_second: f64,
     /// From an initiation, the first time it was sent, to its response: half took at most this …
     pub(crate) p50_us: f64,
-    /// … and 99 % at most this …
+    /// … 90 % at most this …
+    pub(crate) p90_us: f64,
+    /// … 99 % at most this …
     pub(crate) p99_us: f64,
+    /// … 99.9 % at most this …
+    pub(crate) p999_us: f64,
     /// … and the slowest this.
     pub(crate) max_us: f64,
     /// The whole distribution: (part from 0 to 1, at most so long).
@@ -291,7 +295,9 @@ impl Initiators {
             seconds,
             handshakes_per_second: if seconds > 0.0 { completed as f64 / seconds } else { 0.0 },
             p50_us: us(histogram.value_at_quantile(0.5)),
+            p90_us: us(histogram.value_at_quantile(0.9)),
             p99_us: us(histogram.value_at_quantile(0.99)),
+            p999_us: us(histogram.value_at_quantile(0.999)),
             max_us: us(histogram.max()),
             percentiles: histogram
                 .iter_quantiles(PERCENTILE_STEPS)

@@ -26,13 +26,14 @@ impl Engine {
     }
 
     /// What `ab` compares.
-    pub(crate) fn variants() -> [Self; 4] {
+    pub(crate) fn variants() -> [Self; 5] {
         let engine = Self::of_this_build;
         [
             engine("uring", &["--io", "uring", "--workers", "1"]),
             engine("uring-single", &["--io", "uring", "--workers", "1", "--no-multishot"]),
             engine("mmsg", &["--io", "mmsg", "--workers", "1"]),
             engine("uring-w2", &["--io", "uring", "--workers", "2"]),
+            engine("mmsg-w2", &["--io", "mmsg", "--workers", "2"]),
         ]
     }
 

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use ringtun::lab::Host;
 
 use super::programs::{Program, find};
 use super::secrets::{MTU, Secrets, WG};
@@ -24,14 +25,15 @@ impl Competitor for KernelWireGuard {
         vec![Program::debian("ip", "iproute2"), WG]
     }
 
+    fn ask_kernel(&self, host: &Host) -> Result<()> {
+        make(host, "asked0")
+    }
+
     fn start(&self, slot: &Slot<'_>) -> Result<Tunnel> {
         let how = format!("wireguard.ko of this kernel (MTU {MTU}, wg setconf)");
         let secrets = Secrets::new()?;
         for here in [0, 1] {
-            let mut add = slot.ends[here].host.spawn(add(&slot.device(here)))?;
-            if !add.wait_timeout(TIMEOUT)?.is_some_and(|status| status.success()) {
-                bail!(explain(&add.stderr()));
-            }
+            make(slot.ends[here].host, &slot.device(here))?;
             secrets.give(slot, here)?;
         }
         Ok(slot.tunnel(how))
@@ -40,6 +42,14 @@ impl Competitor for KernelWireGuard {
     fn device(&self, name: &str) -> Option<Making> {
         Some(Making::Kernel(add(name)))
     }
+}
+
+fn make(host: &Host, device: &str) -> Result<()> {
+    let mut add = host.spawn(add(device))?;
+    if !add.wait_timeout(TIMEOUT)?.is_some_and(|status| status.success()) {
+        bail!(explain(&add.stderr()));
+    }
+    Ok(())
 }
 
 fn add(device: &str) -> Command {

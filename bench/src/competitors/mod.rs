@@ -64,6 +64,13 @@ pub(crate) trait Competitor: fmt::Debug {
     fn needs(&self) -> Vec<Program> {
         Vec::new()
     }
+    /// What the kernel is asked to have, other than every Linux has; an error says why it has not.
+    ///
+    /// # Errors
+    /// What the kernel said, with the remedy.
+    fn ask_kernel(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
     /// Starts both ends, without waiting.
     ///
     /// # Errors

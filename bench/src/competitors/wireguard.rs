@@ -28,13 +28,15 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// What `ab` compares.
-    pub(crate) const VARIANTS: [Self; 3] = [
+    pub(crate) const VARIANTS: [Self; 5] = [
         Self { name: "wg-uring", flags: &["--io", "uring", "--workers", "1"] },
         Self {
             name: "wg-uring-ring",
             flags: &["--io", "uring", "--workers", "1", "--aead", "ring"],
         },
         Self { name: "wg-mmsg", flags: &["--io", "mmsg", "--workers", "1"] },
+        Self { name: "wg-uring-w2", flags: &["--io", "uring", "--workers", "2"] },
+        Self { name: "wg-mmsg-w2", flags: &["--io", "mmsg", "--workers", "2"] },
     ];
 }
 
@@ -202,7 +204,8 @@ mod tests {
 
     #[test]
     fn devices_alone_are_run_as_the_tunnels_are() {
-        let [uring, ring, mmsg] = Ours::VARIANTS.map(|ours| ours.device("x").unwrap());
+        let [uring, ring, mmsg, uring_2, mmsg_2] =
+            Ours::VARIANTS.map(|ours| ours.device("x").unwrap());
         let variables = |making: &Making| {
             let Making::Daemon(command) = making else { panic!("{making:?}") };
             let text = |it: &std::ffi::OsStr| it.to_string_lossy().into_owned();
@@ -216,6 +219,8 @@ mod tests {
         assert_eq!(variables(&uring), "RINGTUN_IO=uring RINGTUN_WORKERS=1");
         assert_eq!(variables(&ring), "RINGTUN_AEAD=ring RINGTUN_IO=uring RINGTUN_WORKERS=1");
         assert_eq!(variables(&mmsg), "RINGTUN_IO=mmsg RINGTUN_WORKERS=1");
+        assert_eq!(variables(&uring_2), "RINGTUN_IO=uring RINGTUN_WORKERS=2");
+        assert_eq!(variables(&mmsg_2), "RINGTUN_IO=mmsg RINGTUN_WORKERS=2");
     }
 
     #[test]

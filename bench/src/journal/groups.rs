@@ -244,30 +244,50 @@ fn workloads(recorded: &Recorded) -> Vec<(&str, bool)> {
 
 /// A workload's name in words.
 pub(crate) fn title(workload: &str, forward: bool) -> String {
+    let words = words(workload).unwrap_or_else(|| workload.to_owned());
+    if forward { format!("{words}, through a gateway") } else { words }
+}
+
+/// None for one that this program does not know.
+fn words(workload: &str) -> Option<String> {
     let streams = |count: &str| match count {
         "1" => "One TCP stream".to_owned(),
         count => format!("{count} TCP streams"),
     };
-    let words = if let Some(count) = workload.strip_prefix("ping+tcp") {
-        format!("UDP round trips next to {}", streams(count).to_lowercase().replace("tcp", "TCP"))
-    } else if let Some(count) = workload.strip_prefix("tcp") {
-        streams(count)
-    } else if let Some((len, rate)) = workload.strip_prefix("udp").and_then(|it| it.split_once('@'))
-    {
-        format!("UDP, {len}-byte datagrams at {rate}bit/s")
-    } else if let Some(len) = workload.strip_prefix("udp") {
-        format!("UDP flood, {len}-byte datagrams")
-    } else if let Some(count) = workload.strip_prefix("peers") {
-        format!("Start of a WireGuard device with {count} peers, until a packet passes")
-    } else if workload.starts_with("handshakes") {
-        match workload.strip_prefix("handshakes") {
-            None | Some("") => "WireGuard handshakes answered".to_owned(),
-            Some(window) => format!("WireGuard handshakes answered, {window} under way"),
-        }
-    } else if workload == "ping" {
-        "UDP round trips, otherwise idle".to_owned()
-    } else {
-        workload.to_owned()
+    match workload {
+        "ping" => return Some("UDP round trips, otherwise idle".to_owned()),
+        "connect" => return Some("Short TCP connections, four at once".to_owned()),
+        "idle" => return Some("Idle: wake-ups without traffic".to_owned()),
+        "handshakes" => return Some("WireGuard handshakes answered".to_owned()),
+        _ => {}
+    }
+    if let Some(count) = workload.strip_prefix("ping+tcp") {
+        let streams = streams(count).replace("One", "one");
+        return Some(format!("UDP round trips next to {streams}"));
+    }
+    if let Some(count) = workload.strip_prefix("tcp") {
+        return Some(match count.strip_suffix("-r") {
+            Some(count) => format!("{}, right to left", streams(count)),
+            None => streams(count),
+        });
+    }
+    if let Some(window) = workload.strip_prefix("handshakes") {
+        return Some(format!("WireGuard handshakes answered, {window} under way"));
+    }
+    if let Some(count) = workload.strip_prefix("peers") {
+        return Some(format!(
+            "Start of a WireGuard device with {count} peers, until a packet passes"
+        ));
+    }
+    let (what, rate) = workload.split_once('@').map_or((workload, None), |(it, at)| (it, Some(at)));
+    let datagrams = match what.strip_prefix("udp") {
+        Some(len) => format!("{len}-byte datagrams"),
+        None if what == "imix" => "datagrams of 16, 548 and 1372 bytes (IMIX)".to_owned(),
+        None => return None,
     };
-    if forward { format!("{words}, through a gateway") } else { words }
+    Some(match rate {
+        None => format!("UDP flood, {datagrams}"),
+        Some("max") => format!("UDP, {datagrams}: highest rate with under 0.1 % loss"),
+        Some(rate) => format!("UDP, {datagrams} at {rate}bit/s"),
+    })
 }

@@ -33,7 +33,7 @@ pub(crate) struct Figures {
     pub(crate) value: f64,
     pub(crate) metric: Metric,
     pub(crate) stream: Option<Stream>,
-    /// Round trips, or handshakes, which are some too.
+    /// Round trips, or handshakes and connections, which are some too.
     pub(crate) trips: Option<Trips>,
     /// Of a device with many peers: seconds until it was configured.
     pub(crate) configured_seconds: Option<f64>,
@@ -41,6 +41,8 @@ pub(crate) struct Figures {
 
 /// Names of metrics that have columns of their own.
 pub(crate) const HANDSHAKES: &str = "handshakes";
+pub(crate) const CONNECTIONS: &str = "connections";
+pub(crate) const WAKEUPS: &str = "wake-ups";
 pub(crate) const START_UP: &str = "first packet after";
 
 /// What a value is.
@@ -50,6 +52,13 @@ pub(crate) struct Metric {
     pub(crate) name: String,
     pub(crate) unit: String,
     pub(crate) less_is_better: bool,
+}
+
+impl Metric {
+    /// Whether it is that of a device which was started for the run, and not of a tunnel.
+    pub(crate) fn is_of_a_device(&self) -> bool {
+        [HANDSHAKES, START_UP].contains(&self.name.as_str())
+    }
 }
 
 /// What iperf3 moved.
@@ -129,13 +138,16 @@ impl Figures {
                 Some(Self { value, metric, stream, trips: Some(trips), ..Self::default() })
             }
             "handshakes" => {
-                let number = |field: &str| body.get(field).and_then(usable);
-                let count = |field: &str| number(field).unwrap_or_default();
-                let (received, lost) = (count("completed"), count("unanswered"));
-                let trips = Trips::read(body).map(|trips| Trips { received, lost, ..trips });
-                let metric = metric(HANDSHAKES, "handshakes/s", false);
-                let value = number("handshakes_per_second")?;
-                Some(Self { value, metric, trips, ..Self::default() })
+                let counted = Trips::counted(body, "completed", "unanswered");
+                Self::rate(body, "handshakes_per_second", HANDSHAKES, counted)
+            }
+            "connections" => {
+                let counted = Trips::counted(body, "connections", "failed");
+                Self::rate(body, "connections_per_second", CONNECTIONS, counted)
+            }
+            "idle" => {
+                let value = body.get("wakeups_per_second").and_then(usable)?;
+                Some(Self { value, metric: metric(WAKEUPS, "wake-ups/s", true), ..Self::default() })
             }
             "start_up" => {
                 let number = |field: &str| body.get(field).and_then(usable);
@@ -154,6 +166,16 @@ impl Figures {
                 Some(Self { value, metric: metric(&name, &unit, false), ..Self::default() })
             }
         }
+    }
+}
+
+impl Figures {
+    /// So many of `name` a second.
+    fn rate(body: &Value, field: &str, name: &str, trips: Option<Trips>) -> Option<Self> {
+        let (unit, name) = (format!("{name}/s"), name.to_owned());
+        let metric = Metric { name, unit, less_is_better: false };
+        let value = body.get(field).and_then(usable)?;
+        Some(Self { value, metric, trips, ..Self::default() })
     }
 }
 
@@ -222,6 +244,12 @@ impl Trips {
         let received = number("received").unwrap_or_default();
         let lost = number("lost").unwrap_or_default();
         (!percentiles.is_empty()).then_some(Self { received, lost, percentiles })
+    }
+
+    /// The same with other names for what came and what did not.
+    fn counted(value: &Value, came: &str, missing: &str) -> Option<Self> {
+        let count = |field: &str| value.get(field).and_then(usable).unwrap_or_default();
+        Self::read(value).map(|it| Self { received: count(came), lost: count(missing), ..it })
     }
 
     /// Only if that very quantile was recorded.

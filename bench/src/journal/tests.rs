@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::groups::Panel;
+use super::groups::{Panel, title};
 use super::*;
 use crate::{hgrm, markdown, page};
 
@@ -116,6 +116,15 @@ fn figures_of_all_kinds() {
         "unanswered": 2, "p50_us": 60, "p99_us": 90, "percentiles": [[0.5, 60.0], [1.0, 95.0]] } });
     let trips = run(&counted).figures.unwrap().trips.unwrap();
     assert_eq!((trips.received, trips.lost, trips.at(1.0)), (1000.0, 2.0, Some(95.0)));
+    let connections = json!({ "connections": { "connections_per_second": 800.0,
+        "connections": 1600, "failed": 3, "p50_us": 60, "p99_us": 90 } });
+    let figures = run(&connections).figures.unwrap();
+    let trips = figures.trips.as_ref().unwrap();
+    assert_eq!((figures.value, trips.received, trips.lost), (800.0, 1600.0, 3.0));
+    assert!(!figures.metric.less_is_better && trips.at_exactly(0.99) == Some(90.0));
+    let idle = run(&json!({ "idle": { "wakeups_per_second": 0.5 } })).figures.unwrap();
+    assert_eq!((idle.value, idle.metric.unit.as_str()), (0.5, "wake-ups/s"));
+    assert!(idle.metric.less_is_better, "who wakes up often without traffic is not ahead");
     let start_up = json!({ "start_up": { "peers": 10, "socket_seconds": 0.1,
         "configured_seconds": 0.5, "first_packet_seconds": 0.75 } });
     let figures = run(&start_up).figures.unwrap();
@@ -128,6 +137,8 @@ fn figures_of_all_kinds() {
         json!({ "round_trips": [] }),
         json!({ "handshakes": { "completed": 1 } }),
         json!({ "start_up": { "peers": 1 } }),
+        json!({ "connections": { "failed": 4 } }),
+        json!({ "idle": {} }),
         json!({ "later": { "count": 1 } }),
     ] {
         let run = run(&broken);
@@ -289,4 +300,28 @@ proptest! {
         bytes.truncate(len % bytes.len() + 1);
         publish(&bytes);
     }
+}
+
+#[test]
+fn every_workload_has_a_name_in_words() {
+    for (workload, words) in [
+        ("tcp1", "One TCP stream"),
+        ("tcp4-r", "4 TCP streams, right to left"),
+        ("ping+tcp1", "UDP round trips next to one TCP stream"),
+        ("udp64", "UDP flood, 64-byte datagrams"),
+        ("udp64@500M", "UDP, 64-byte datagrams at 500Mbit/s"),
+        ("udp64@max", "UDP, 64-byte datagrams: highest rate with under 0.1 % loss"),
+        (
+            "imix@max",
+            "UDP, datagrams of 16, 548 and 1372 bytes (IMIX): highest rate with under \
+            0.1 % loss",
+        ),
+        ("connect", "Short TCP connections, four at once"),
+        ("idle", "Idle: wake-ups without traffic"),
+        ("handshakes256", "WireGuard handshakes answered, 256 under way"),
+        ("of a later version", "of a later version"),
+    ] {
+        assert_eq!(title(workload, false), words);
+    }
+    assert_eq!(title("tcp1", true), "One TCP stream, through a gateway");
 }

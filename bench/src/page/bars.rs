@@ -28,6 +28,8 @@ pub(super) struct Bar {
     pub(super) note: String,
     /// In place of a bar.
     pub(super) why: Option<String>,
+    /// That there is none is no failure.
+    pub(super) exempt: bool,
 }
 
 impl Bar {
@@ -73,7 +75,9 @@ fn row(bar: &Bar, unit: &str, axis: Linear) -> Markup {
                 div class="range" { (range(bar).unwrap_or_default()) }
                 div class="ratio" { (bar.note) }
             } @else {
-                div class="why" { (bar.why.as_deref().unwrap_or("no figure")) }
+                div class=(if bar.exempt { "why exempt" } else { "why" }) {
+                    (bar.why.as_deref().unwrap_or("no figure"))
+                }
             }
         }
     }

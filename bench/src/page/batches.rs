@@ -8,6 +8,7 @@ use ringtun::control::status::{Direction, Status, Worker};
 use super::bars::{self, Bar};
 use super::workloads::bar;
 use super::{Page, heading, histograms};
+use crate::columns::PEAK;
 use crate::journal::groups::Panel;
 use crate::journal::run::Run;
 use crate::record::EngineUse;
@@ -39,8 +40,8 @@ const BATCHES: [Batch; 5] = [
 /// Cards for all workloads that ringtun carried; nothing without any.
 pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
     let cards: Vec<Markup> = page.panels.iter().filter_map(batches).collect();
-    let memory = memory(page);
-    (!cards.is_empty() || memory.is_some()).then(|| {
+    let memory: Vec<Markup> = [memory(page), peak_memory(page)].into_iter().flatten().collect();
+    (!cards.is_empty() || !memory.is_empty()).then(|| {
         html! {
             p class="muted" {
                 "From the counters of the engines' control sockets: means over each run, and, "
@@ -48,7 +49,9 @@ pub(super) fn cards(page: &Page<'_>) -> Option<Markup> {
                 "rounds."
             }
             @for card in cards { (card) }
-            @if let Some(memory) = memory { article class="card" { (memory) } }
+            @if !memory.is_empty() {
+                article class="card" { div class="pair" { @for it in memory { (it) } } }
+            }
         }
     })
 }
@@ -83,13 +86,34 @@ fn bars_of(panel: &Panel<'_>, of: impl Fn(&Run) -> Option<f64>) -> Vec<Bar> {
 
 /// The larger of both ends after each run, over all workloads.
 fn memory(page: &Page<'_>) -> Option<Markup> {
+    let bars = over_all(page, |run| {
+        let bytes = run.engines.iter().map(|engine| engine.after.memory_bytes).max()?;
+        Some(bytes as f64)
+    });
+    let unit = "MB resident, the larger end after each run; less is better";
+    bars::chart("Memory of one engine", unit, &bars)
+}
+
+/// Of the processes of every tunnel that has some; those that are started for a workload have a
+/// chart there.
+fn peak_memory(page: &Page<'_>) -> Option<Markup> {
+    let bars = over_all(page, |run| {
+        let is_tunnel = run.figures.as_ref().is_some_and(|it| !it.metric.is_of_a_device());
+        is_tunnel.then(|| run.cost(PEAK))
+    });
+    let unit = "MB resident, the largest process of a tunnel up to each run; less is better";
+    bars::chart("Peak memory", unit, &bars)
+}
+
+/// A bar for each tunnel with every run of every workload, of what is counted in bytes.
+fn over_all(page: &Page<'_>, bytes: impl Fn(&Run) -> Option<f64>) -> Vec<Bar> {
     let mut bars: Vec<Bar> = Vec::new();
     for row in page.panels.iter().flat_map(|panel| &panel.rows) {
-        let largest = |run: &Run| {
-            let bytes = run.engines.iter().map(|engine| engine.after.memory_bytes).max()?;
-            (bytes > 0).then_some((bytes as f64 / 1e6, run.disturbed))
+        let megabytes = |run: &Run| {
+            let bytes = bytes(run).filter(|bytes| *bytes > 0.0)?;
+            Some((bytes / 1e6, run.disturbed))
         };
-        let rounds: Vec<_> = row.good().filter_map(|(run, _)| largest(run)).collect();
+        let rounds: Vec<_> = row.good().filter_map(|(run, _)| megabytes(run)).collect();
         if rounds.is_empty() {
             continue;
         }
@@ -98,8 +122,7 @@ fn memory(page: &Page<'_>) -> Option<Markup> {
             None => bars.push(Bar { rounds, mark: String::new(), ..bar(row) }),
         }
     }
-    let unit = "MB resident, the larger end after each run; less is better";
-    bars::chart("Memory of one engine", unit, &bars)
+    bars
 }
 
 pub(super) fn outbound(run: &Run) -> Option<Direction> {

@@ -4,9 +4,11 @@ use maud::{Markup, html};
 
 use super::axis::{Log, time};
 use super::plot::{self, Curve, Frame, Point};
+use super::workloads::capital;
 use super::{Page, heading};
 use crate::hgrm::percentiles;
 use crate::journal::groups::{Panel, Row};
+use crate::journal::run::{CONNECTIONS, HANDSHAKES};
 use crate::markdown::origin;
 
 /// Named below the horizontal axis, with the distance to everything.
@@ -74,10 +76,15 @@ fn chart(page: &Page<'_>, panel: &Panel<'_>) -> Option<Markup> {
     let curves: Vec<Curve> =
         shapes.iter().map(|shape| curve(page, shape, &axis, decades)).collect();
     let ticks = NAMED.iter().map(|(name, distance)| (-distance.log10(), (*name).to_owned()));
+    let what = match panel.metric.name.as_str() {
+        HANDSHAKES => "handshakes",
+        CONNECTIONS => "connections",
+        _ => "round trips",
+    };
     let frame = Frame {
-        caption: "Round trips within".to_owned(),
+        caption: format!("{} within", capital(what)),
         unit: "logarithmic; medians over the rounds of each percentile".to_owned(),
-        x_title: "of all round trips".to_owned(),
+        x_title: format!("of all {what}"),
         x_ticks: ticks
             .filter(|(at, _)| *at <= decades + 1e-9)
             .map(|(at, name)| (100.0 * at / decades, name))

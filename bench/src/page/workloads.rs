@@ -8,7 +8,7 @@ use super::bars::{self, Bar};
 use super::{Page, heading};
 use crate::columns::{BUSY, DAEMON, Grid, PEAK, cpu_us_per_trip, gbit_per};
 use crate::journal::groups::{Panel, Row};
-use crate::journal::run::{HANDSHAKES, Run, START_UP};
+use crate::journal::run::{CONNECTIONS, HANDSHAKES, Run, START_UP};
 use crate::markdown::origin;
 use crate::statistics::{Spread, median_ratio};
 use crate::table::{disturbed, figure};
@@ -38,6 +38,7 @@ pub(super) fn bar(row: &Row<'_>) -> Bar {
         name: row.name.to_owned(),
         ours: row.ours,
         mark: disturbed(row.disturbed(), row.runs.len()),
+        exempt: row.exempt.is_some(),
         why: row
             .absent
             .map(|why| format!("not measured: {why}"))
@@ -98,8 +99,11 @@ fn cost_charts(panel: &Panel<'_>) -> Markup {
             cost_bar(row, cpu_us_per_trip(row), us, |it| Some(it.trips.as_ref()?.received))
         })
         .collect();
-    let is_handshake = panel.metric.name == HANDSHAKES;
-    let each = if is_handshake { "Daemon CPU a handshake" } else { "Daemon CPU a round trip" };
+    let each = match panel.metric.name.as_str() {
+        HANDSHAKES => "Daemon CPU a handshake",
+        CONNECTIONS => "Daemon CPU a connection",
+        _ => "Daemon CPU a round trip",
+    };
     let unit = "Gbit a second of CPU time, more is better";
     let charts = [
         bars::chart("Carried for daemon CPU", unit, &sorted(per(DAEMON), false)),

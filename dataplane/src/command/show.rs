@@ -206,8 +206,8 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
         let core = worker.cpu.map_or_else(|| "any core".to_owned(), |cpu| format!("core {cpu}"));
         writeln!(
             out,
-            "  worker {:<4} {core}: {} packets out, {} in, {} sleeps",
-            worker.id, worker.outbound.packets, worker.inbound.packets, worker.sleeps
+            "  worker {:<4} {core}: {} packets out, {} in, {} turns, {} of them ready to sleep",
+            worker.id, worker.outbound.packets, worker.inbound.packets, worker.turns, worker.sleeps
         )?;
     }
     match status.flow_steering.as_str() {

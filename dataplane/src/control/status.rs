@@ -193,7 +193,7 @@ pub struct Worker {
     pub inbound: Direction,
     /// Turns of its loop.
     pub turns: u64,
-    /// Times it went to sleep.
+    /// Those of them that had nothing left to do and would have slept had nothing come; fewer did.
     pub sleeps: u64,
     /// Segments passed on with a wrong inner checksum.
     pub bad_checksums: u64,

@@ -164,7 +164,8 @@ pub struct Counters {
     inbound_larger: Larger,
     /// Turns of the worker's loop, each one system call at least.
     pub turns: Count,
-    /// Times the worker went to sleep.
+    /// Turns that were ready to sleep until something came. Whether it had come by then is not
+    /// seen.
     pub sleeps: Count,
     /// Handshake messages and cookie replies passed on to control.
     pub handshakes: Count,

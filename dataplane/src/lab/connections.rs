@@ -9,16 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 use socket2::SockRef;
 
 use super::host::Host;
+use super::round_trips::PERCENTILE_STEPS;
 use super::traffic::{GLANCE, GRACE, Stop, TrafficError};
 
 /// Clients at once.
 const CLIENTS: usize = 4;
 /// A connection that takes so long is a failed one.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// More than a connection that is not a failed one can take: three waits of [`TIMEOUT`].
+const LONGEST_NS: u64 = 10_000_000_000;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -33,8 +38,17 @@ pub struct ConnectionReport {
     pub connections_per_second: f64,
     /// From the call to the answer, in µs: half took at most this …
     pub p50_us: f64,
-    /// … and 99 % at most this.
+    /// … 90 % at most this …
+    pub p90_us: f64,
+    /// … 99 % at most this …
     pub p99_us: f64,
+    /// … 99.9 % at most this …
+    pub p999_us: f64,
+    /// … and the slowest this.
+    pub max_us: f64,
+    /// The whole distribution: so many percent took at most so long, in steps that halve the
+    /// distance to 100 every five of them.
+    pub percentiles: Vec<(f64, f64)>,
 }
 
 /// Opens connections from `client` to a listener on `server` at `to` (port 0: any) for `duration`.
@@ -74,7 +88,7 @@ pub fn connections(
     if stop.raised() {
         return Err(TrafficError::Stopped);
     }
-    Ok(report(took, begin.elapsed()))
+    report(took, begin.elapsed())
 }
 
 fn connect_until(to: SocketAddr, end: Instant, stop: &Stop) -> (Vec<Duration>, u64) {
@@ -117,23 +131,34 @@ fn answer(listener: &TcpListener, done: &AtomicBool) {
     }
 }
 
-fn report(took: Vec<(Vec<Duration>, u64)>, elapsed: Duration) -> ConnectionReport {
+fn report(
+    took: Vec<(Vec<Duration>, u64)>,
+    elapsed: Duration,
+) -> Result<ConnectionReport, TrafficError> {
+    let mut histogram = Histogram::<u64>::new_with_max(LONGEST_NS, 3)
+        .map_err(|_| TrafficError::Plan("connections need a histogram with other bounds"))?;
     let failed = took.iter().map(|(_, failed)| failed).sum();
-    let mut all: Vec<Duration> = took.into_iter().flat_map(|(took, _)| took).collect();
-    all.sort_unstable();
-    let at = |percent: usize| {
-        let place = (all.len() * percent).div_ceil(100).saturating_sub(1);
-        all.get(place).map_or(0.0, |took| took.as_secs_f64() * 1e6)
-    };
-    let seconds = elapsed.as_secs_f64();
-    ConnectionReport {
-        connections: all.len() as u64,
+    for took in took.into_iter().flat_map(|(took, _)| took) {
+        histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1));
+    }
+    let us = |ns: u64| ns as f64 / 1e3;
+    let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
+    let (connections, seconds) = (histogram.len(), elapsed.as_secs_f64());
+    Ok(ConnectionReport {
+        connections,
         failed,
         seconds,
-        connections_per_second: if seconds > 0.0 { all.len() as f64 / seconds } else { 0.0 },
-        p50_us: at(50),
-        p99_us: at(99),
-    }
+        connections_per_second: if seconds > 0.0 { connections as f64 / seconds } else { 0.0 },
+        p50_us: at(0.5),
+        p90_us: at(0.9),
+        p99_us: at(0.99),
+        p999_us: at(0.999),
+        max_us: us(histogram.max()),
+        percentiles: histogram
+            .iter_quantiles(PERCENTILE_STEPS)
+            .map(|step| (100.0 * step.quantile(), us(step.value_iterated_to())))
+            .collect(),
+    })
 }
 
 #[cfg(test)]
@@ -143,15 +168,16 @@ mod tests {
     #[test]
     fn the_report_counts_and_ranks() {
         let took = |from: u64| (from..from + 50).map(Duration::from_micros).collect::<Vec<_>>();
-        let report = report(vec![(took(51), 2), (took(1), 1)], Duration::from_secs(2));
+        let report = report(vec![(took(51), 2), (took(1), 1)], Duration::from_secs(2)).unwrap();
         assert_eq!((report.connections, report.failed), (100, 3));
         assert!((report.connections_per_second - 50.0).abs() < 1e-9);
-        assert!((report.p50_us - 50.0).abs() < 1e-6 && (report.p99_us - 99.0).abs() < 1e-6);
+        assert!((report.p50_us - 50.0).abs() < 0.1 && (report.p99_us - 99.0).abs() < 0.1);
+        assert!((report.max_us - 100.0).abs() < 0.1 && report.percentiles.len() > 5);
     }
 
     #[test]
     fn nothing_is_no_rate() {
-        let report = report(Vec::new(), Duration::ZERO);
+        let report = report(Vec::new(), Duration::ZERO).unwrap();
         assert_eq!(report, ConnectionReport::default());
     }
 }

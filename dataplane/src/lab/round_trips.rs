@@ -1,8 +1,10 @@
 //! Round trips: a UDP client that sends at a fixed rate, and an echo.
 //!
-//! Each request carries its number and the time it left, so an answer that comes after the next
-//! request has left is still measured from its own departure, and the schedule does not slow down
-//! when answers do (a stalled tunnel shows as long round trips, not as fewer samples).
+//! Each request carries its number and its time, so an answer that comes after the next request has
+//! left is still measured from its own departure, and the schedule does not slow down when answers
+//! do: a stalled tunnel shows as long round trips, not as fewer samples. A request that could not
+//! leave when it was due, as the tunnel held up its sender, counts from when it was due (what is
+//! called correcting for coordinated omission).
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -17,12 +19,12 @@ use super::host::Host;
 use super::traffic::{GLANCE, Stop, TrafficError, any_like, bytes, is_timeout};
 use crate::sys::namespace;
 
-/// Number and departure time.
+/// Number, and the time from which it counts.
 const HEADER_LEN: usize = 16;
 /// Longer round trips are recorded as this one.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Steps in which percentiles get half as far from 100.
-const PERCENTILE_STEPS: u32 = 5;
+pub(super) const PERCENTILE_STEPS: u32 = 5;
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -186,7 +188,7 @@ impl<'a> Client<'a> {
         let _ = namespace::sleep_precisely();
         let mut due = self.begin;
         while due.duration_since(self.begin) < self.plan.duration && !stop.raised() {
-            self.send()?;
+            self.send(due)?;
             due += self.plan.interval;
             self.receive_until(due)?;
             thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -198,11 +200,12 @@ impl<'a> Client<'a> {
         Ok(self.report())
     }
 
-    fn send(&mut self) -> io::Result<()> {
+    fn send(&mut self, due: Instant) -> io::Result<()> {
         let number = bytes(self.answered.len());
         self.packet[..8].copy_from_slice(&number.to_le_bytes());
-        let departure_ns = self.now_ns();
-        self.packet[8..16].copy_from_slice(&departure_ns.to_le_bytes());
+        let due_ns = nanoseconds(due.duration_since(self.begin));
+        let from_ns = counts_from(due_ns, self.now_ns(), nanoseconds(self.plan.interval));
+        self.packet[8..16].copy_from_slice(&from_ns.to_le_bytes());
         self.answered.push(false);
         match self.socket.send(&self.packet) {
             // Refused by a full queue or an unreachable peer: no answer will come, it is lost.
@@ -248,7 +251,7 @@ impl<'a> Client<'a> {
     }
 
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.begin.elapsed())
     }
 
     fn report(&self) -> RoundTripReport {
@@ -270,5 +273,48 @@ impl<'a> Client<'a> {
                 .map(|step| (100.0 * step.quantile(), us(step.value_iterated_to())))
                 .collect(),
         }
+    }
+}
+
+/// The time that a request counts from. One that leaves before the next is due counts from when it
+/// leaves, for how exactly its sender wakes up is no matter of the tunnel's; a later one has
+/// missed its place in the schedule.
+fn counts_from(due_ns: u64, departure_ns: u64, interval_ns: u64) -> u64 {
+    if departure_ns.saturating_sub(due_ns) < interval_ns { departure_ns } else { due_ns }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests and answers without a network: the sender hangs once, for as long as 50 requests.
+    #[test]
+    fn a_sender_that_is_held_up_does_not_hide_it() {
+        let (interval, stall, trip) = (2_000_000, 100_000_000, 150_000);
+        let (mut now, mut took) = (0, Vec::new());
+        for number in 0..1_000_u64 {
+            let due = number * interval;
+            now = due.max(now) + 30_000;
+            if number == 500 {
+                now += stall;
+            }
+            took.push(now + trip - counts_from(due, now, interval));
+        }
+        assert!(took[..500].iter().all(|it| *it == trip), "it leaves nearly when it is due");
+        assert_eq!(took[500], stall + trip + 30_000);
+        let long = took.iter().filter(|it| **it > 10_000_000).count();
+        // Counted from departures, all of them would have taken 150 µs.
+        assert!((40..=50).contains(&long), "{long} requests were due while it hung");
+        assert_eq!(took[999], trip, "it has caught up");
+    }
+
+    #[test]
+    fn times_end_at_the_longest() {
+        assert_eq!(nanoseconds(Duration::from_micros(3)), 3_000);
+        assert_eq!(nanoseconds(Duration::MAX), u64::MAX);
     }
 }
