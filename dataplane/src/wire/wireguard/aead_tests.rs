@@ -58,7 +58,7 @@ fn another_library_opens_what_ring_seals_and_the_reverse() {
     let key = Key::new(&[7; 32]).unwrap();
     let other = Aead::Other(Box::new(Second(Wrong::Nothing)));
     for (one, another) in [(&Aead::Ring, &other), (&other, &Aead::Ring)] {
-        for len in [0, 1, 1_420] {
+        for len in [0, 1, SHORT_MAX, SHORT_MAX + 1, 1_420] {
             let mut text = vec![3; len];
             let tag = one.seal(&key, 5, &mut text).unwrap();
             text.extend_from_slice(&tag);
@@ -72,20 +72,34 @@ fn another_library_opens_what_ring_seals_and_the_reverse() {
 fn what_is_not_authentic_is_wiped() {
     let key = Key::new(&[7; 32]).unwrap();
     let other = Aead::Other(Box::new(Second(Wrong::Nothing)));
-    let mut sealed = vec![3; 100];
-    let tag = other.seal(&key, 5, &mut sealed).unwrap();
-    sealed.extend_from_slice(&tag);
-    for at in [0, 99, 100, 115] {
-        let mut damaged = sealed.clone();
-        damaged[at] ^= 1;
-        assert!(!other.open(&key, 5, &mut damaged));
-        assert_eq!(damaged[..100], [0; 100]);
+    for len in [100, 1_420] {
+        let mut sealed = vec![3; len];
+        let tag = other.seal(&key, 5, &mut sealed).unwrap();
+        sealed.extend_from_slice(&tag);
+        for at in [0, len - 1, len, len + 15] {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert!(!other.open(&key, 5, &mut damaged));
+            assert_eq!(damaged[..len], vec![0; len]);
+        }
+        assert!(!other.open(&key, 6, &mut sealed.clone()), "another counter");
+        assert!(!other.open(&key, 5, &mut sealed[..15]), "shorter than a tag");
     }
-    assert!(!other.open(&key, 6, &mut sealed.clone()), "another counter");
-    assert!(!other.open(&key, 5, &mut sealed[..15]), "shorter than a tag");
+}
+
+#[test]
+fn what_another_library_refuses_is_not_authentic_but_short_texts_are_rings() {
+    let key = Key::new(&[7; 32]).unwrap();
     let refuses = Aead::Other(Box::new(Second(Wrong::Refuses)));
-    assert!(!refuses.open(&key, 5, &mut sealed));
-    assert_eq!(sealed[..100], [0; 100]);
+    for len in [0, SHORT_MAX, SHORT_MAX + 1] {
+        let short = len <= SHORT_MAX;
+        let mut sealed = vec![3; len];
+        assert_eq!(refuses.seal(&key, 5, &mut sealed.clone()).is_some(), short);
+        let tag = Aead::Ring.seal(&key, 5, &mut sealed).unwrap();
+        sealed.extend_from_slice(&tag);
+        assert_eq!(refuses.open(&key, 5, &mut sealed), short);
+        assert_eq!(sealed[..len], vec![if short { 3 } else { 0 }; len]);
+    }
 }
 
 #[test]
