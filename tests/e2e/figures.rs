@@ -83,8 +83,12 @@ fn idle(io: Io) {
     tunnel.stop();
 }
 
+/// A slot takes memory when it is used for the first time, so there is some growth until all have
+/// been; beyond them there must be none.
 fn memory(io: Io) {
     const MEGABYTE: u64 = 1_000_000;
+    /// Both workers' slots for frames, receives of one family and sends, and 8 MB for the rest.
+    const ALL_SLOTS: u64 = 2 * (128 + 128 + 64) * 65_536 + 8 * MEGABYTE;
     let tunnel = Tunnel::new(io, Family::V4, &["--workers", "2"]);
     let samples = |at: &[u64]| {
         let mut samples = Vec::new();
@@ -106,7 +110,8 @@ fn memory(io: Io) {
     let [first, last] = samples[..] else { panic!("two samples") };
     for (first, last) in first.into_iter().zip(last) {
         assert!(last < 150 * MEGABYTE, "{last} bytes");
-        assert!(last.saturating_sub(first) < 5 * MEGABYTE, "from {first} to {last} bytes");
+        let flat = last.saturating_sub(first) < 5 * MEGABYTE;
+        assert!(flat || last < ALL_SLOTS, "from {first} to {last} bytes");
     }
     tunnel.stop();
 }
