@@ -40,25 +40,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = Workload::DEFAULT)]
     workload: Vec<Workload>,
 
-    /// Only these tunnels (those of --ringtun and --wireguard-go are always measured)
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    only: Vec<String>,
-
     #[command(flatten)]
-    others: Others,
-
-    /// What the others are compared with
-    #[arg(long, value_name = "NAME", default_value = "vxlan")]
-    baseline: String,
-
-    /// Appends every run, with iperf3's own output, to this file (NDJSON)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    contest: Contest,
 }
 
-/// Tunnels by path.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(crate) struct Others {
+/// Who is measured, against whom, and where it is written down: the same for `ab` and `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Contest {
+    /// Only these tunnels, besides those of --ringtun and --wireguard-go [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
     /// Another build of ringtun, with further flags for its `up`
     #[arg(long, value_name = "NAME=PATH[:FLAGS]")]
     ringtun: Vec<OtherBuild>,
@@ -66,6 +58,14 @@ pub(crate) struct Others {
     /// A wireguard-go of any version
     #[arg(long, value_name = "NAME=PATH")]
     wireguard_go: Vec<OtherWireGuard>,
+
+    /// What the others are compared with
+    #[arg(long, value_name = "NAME", default_value = "vxlan")]
+    baseline: String,
+
+    /// Appends every run, with raw output, to this file (NDJSON), for `report` and `compare`
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 impl Args {
@@ -74,12 +74,9 @@ impl Args {
         workload: Vec<Workload>,
         rounds: u16,
         seconds: u64,
-        only: Vec<String>,
-        others: Others,
-        baseline: String,
-        json: Option<PathBuf>,
+        contest: Contest,
     ) -> Self {
-        Self { rounds, seconds, workload, only, others, baseline, json }
+        Self { rounds, seconds, workload, contest }
     }
 
     /// What is measured, in a line.
@@ -104,7 +101,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let environment = Environment::look(entered, &pair.left);
     let running: Vec<(String, String)> =
         tunnels.iter().map(|it| (it.name.clone(), it.tunnel.how.clone())).collect();
-    let mut journal = Journal::open(args.json.as_deref(), &environment, &running)?;
+    let mut journal = Journal::open(args.contest.json.as_deref(), &environment, &running)?;
     for Contestant { name, tunnel, .. } in &tunnels {
         journal.tunnel(name, &Provenance::of(tunnel))?;
     }
@@ -165,15 +162,14 @@ fn rounds(
 }
 
 fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
-    let Others { ringtun, wireguard_go } = &args.others;
+    let Contest { only, ringtun, wireguard_go, baseline, .. } = &args.contest;
     let all = competitors::all_and(ringtun, wireguard_go);
     let names: Vec<String> = all.iter().map(|competitor| competitor.name().to_owned()).collect();
     let unique: BTreeSet<&String> = names.iter().collect();
     if unique.len() < names.len() {
         bail!("two tunnels have the same name: choose another NAME=…");
     }
-    if let Some(unknown) = args.only.iter().chain([&args.baseline]).find(|&it| !names.contains(it))
-    {
+    if let Some(unknown) = only.iter().chain([baseline]).find(|&it| !names.contains(it)) {
         bail!("there is no tunnel {unknown:?}: choose from {}", names.join(", "));
     }
     let builds = ringtun.iter().map(|other| other.engine().name().to_owned());
@@ -181,7 +177,7 @@ fn choose(args: &Args) -> Result<Vec<Box<dyn Competitor>>> {
     let others: Vec<String> = builds.chain(wireguards).collect();
     let is_chosen = |name: &str| {
         let listed = |names: &[String]| names.iter().any(|it| it == name);
-        args.only.is_empty() || listed(&args.only) || listed(&others)
+        only.is_empty() || listed(only) || listed(&others)
     };
     Ok(all.into_iter().filter(|competitor| is_chosen(competitor.name())).collect())
 }
@@ -249,7 +245,8 @@ fn print(
     }
     for workload in &args.workload {
         let exempt = exempt(workload, tunnels);
-        let table = report::workload(workload, entries, &session.records, &args.baseline, &exempt);
+        let table =
+            report::workload(workload, entries, &session.records, &args.contest.baseline, &exempt);
         writeln!(out, "{table}")?;
     }
     if let Some(memory) = report::memory(entries, &session.records) {
@@ -260,7 +257,7 @@ fn print(
         "Median [min–max] of {} rounds of {} s, interleaved; × {}: median of the ratios within a \
          round.\nGb/s and kpps are payload at the receiver. ~n/m: in n of m runs others (guests \
          of the host, or processes of this machine) took more than 5 % of the CPU time.",
-        args.rounds, args.seconds, args.baseline
+        args.rounds, args.seconds, args.contest.baseline
     )?;
     Ok(())
 }

@@ -14,7 +14,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
@@ -22,7 +21,7 @@ use ringtun::lab::traffic::Stop;
 use ringtun::lab::{self, Entered, Host};
 
 use crate::Outcome;
-use crate::ab::{self, Others};
+use crate::ab::{self, Contest};
 use crate::competitors;
 use crate::workload::Workload;
 
@@ -53,20 +52,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
 
-    /// Only these tunnels (those of --ringtun and --wireguard-go always) [default: all]
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    only: Vec<String>,
-
     #[command(flatten)]
-    others: Others,
-
-    /// What the others are compared with
-    #[arg(long, value_name = "NAME", default_value = "vxlan")]
-    baseline: String,
-
-    /// Appends every run to this file (NDJSON), for `report` and `compare`
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    contest: Contest,
 }
 
 /// A named set of workloads.
@@ -159,28 +146,17 @@ impl Args {
                 }
             }
         }
-        let quick = |tunnels: [&str; 6]| tunnels.map(str::to_owned).to_vec();
-        Ok(ab::Args::new(
-            workloads,
-            self.rounds.unwrap_or(if self.quick {
-                QUICK_ROUNDS
-            } else if soak {
-                1
-            } else {
-                5
-            }),
-            self.seconds.unwrap_or(if self.quick {
-                1
-            } else if soak {
-                SOAK_SECONDS
-            } else {
-                3
-            }),
-            if self.quick { quick(QUICK_TUNNELS) } else { self.only.clone() },
-            self.others.clone(),
-            self.baseline.clone(),
-            self.json.clone(),
-        ))
+        let (rounds, seconds) = match (self.quick, soak) {
+            (true, _) => (QUICK_ROUNDS, 1),
+            (false, true) => (1, SOAK_SECONDS),
+            (false, false) => (5, 3),
+        };
+        let mut contest = self.contest.clone();
+        if self.quick {
+            contest.only = QUICK_TUNNELS.map(str::to_owned).to_vec();
+        }
+        let (rounds, seconds) = (self.rounds.unwrap_or(rounds), self.seconds.unwrap_or(seconds));
+        Ok(ab::Args::new(workloads, rounds, seconds, contest))
     }
 }
 

@@ -15,7 +15,7 @@ use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
     Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
-    SEND_SLOTS, Transmit,
+    SEND_SLOTS, Transmit, outcome,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -275,10 +275,7 @@ impl Transmit for Tx {
             self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
             return;
         };
-        let result = match self.writes.write_now(index, self.files.get(queue)) {
-            Ok(_) => 0,
-            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
-        };
+        let result = outcome(self.writes.write_now(index, self.files.get(queue)));
         if let Err(errno) = self.delivery.settle(result, packets, bytes) {
             self.fatal = Some(errno);
         }

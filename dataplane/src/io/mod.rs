@@ -185,6 +185,14 @@ fn device_gone(errno: i32) -> bool {
     matches!(errno, libc::EBADFD | libc::EFAULT | libc::ENODEV)
 }
 
+/// What a call of our own came to, as io_uring would say it: bytes, or an errno below zero.
+fn outcome(result: io::Result<usize>) -> i32 {
+    match result {
+        Ok(len) => i32::try_from(len).unwrap_or(i32::MAX),
+        Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
 /// Receives that may fail in a row before the socket counts as broken: errors of earlier sends
 /// (ICMP) surface there, harmless but one a call.
 const RECEIVE_FAILURES_MAX: u32 = 1024;

@@ -14,7 +14,7 @@ use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::{
     Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
-    Slot, Transmit,
+    Slot, Transmit, outcome,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{CHAIN_MAX, Completion, Ring, SINGLE_READS};
@@ -143,20 +143,12 @@ impl Tx {
     pub(super) fn send_alone(&mut self) {
         if self.chained == 0 && !self.blocked && self.ring.sends.len() == 1 {
             let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
-            let result = match self.ring.sends.send_front(self.files.get(socket)) {
-                Ok(_) => 0,
-                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
-            };
-            self.settle(result);
+            self.settle(outcome(self.ring.sends.send_front(self.files.get(socket))));
             self.queued_bytes = 0;
         }
         self.wrote = false;
         if let Some((index, queue)) = self.held.take() {
-            let result = match self.ring.writes.write_now(index, self.files.get(queue)) {
-                Ok(_) => 0,
-                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
-            };
-            self.written(index, result);
+            self.written(index, outcome(self.ring.writes.write_now(index, self.files.get(queue))));
             self.queued_bytes = 0;
         }
     }
