@@ -113,6 +113,7 @@ fn run(io: Io, shared: &Shared, ready: &mpsc::Sender<()>) -> AllocationInfo {
         queues: device.queue_descriptors().unwrap().into_iter().map(Arc::new).collect(),
         queue: 0,
         sockets: vec![Arc::new(sockets.v4.unwrap().into())],
+        connected: Vec::new(),
         wake: Arc::clone(&shared.wake),
     };
     let steering = Steering::new(1);

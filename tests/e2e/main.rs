@@ -16,6 +16,7 @@ mod order;
 mod passes;
 mod tuning;
 mod wireguard;
+mod wireguard_connected;
 mod wireguard_interop;
 mod wireguard_net;
 mod wireguard_roaming;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     cases.extend(wireguard::cases());
     cases.extend(wireguard_net::cases());
     cases.extend(wireguard_roaming::cases());
+    cases.extend(wireguard_connected::cases());
     cases.extend(wireguard_routes::cases());
     cases.extend(wireguard_tools::cases());
     cases.extend(wireguard_interop::cases());

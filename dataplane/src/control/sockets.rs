@@ -1,4 +1,5 @@
-//! The UDP sockets: one `SO_REUSEPORT` socket a worker and address family.
+//! The UDP sockets: one `SO_REUSEPORT` socket a worker and address family, and for WireGuard one
+//! more of each for connecting (`io::connected`).
 //!
 //! In: where to listen and how many workers. Out: [`Bound`] sockets, non-blocking, with their
 //! options set and bound in worker order before any traffic, or a [`SocketsError`].
@@ -121,6 +122,8 @@ pub struct BindOptions {
     pub udp_gro: bool,
     /// Tell each datagram's traffic class and the address it was sent to.
     pub packet_info: bool,
+    /// A second socket a worker, to be connected.
+    pub connectable: bool,
     /// Mark of what is sent; 0 is none.
     pub fwmark: u32,
 }
@@ -134,6 +137,7 @@ impl Bound {
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
             packet_info: false,
+            connectable: false,
             fwmark: 0,
         })?;
         let reaches =
@@ -158,6 +162,7 @@ impl Bound {
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
             packet_info: true,
+            connectable: true,
             fwmark,
         };
         if port != 0 {
@@ -176,8 +181,7 @@ impl Bound {
     }
 
     fn bind_with(options: &BindOptions) -> Result<Self, SocketsError> {
-        let mut workers: Vec<WorkerSockets> =
-            (0..options.workers).map(|_| WorkerSockets { v4: None, v6: None }).collect();
+        let mut workers: Vec<_> = (0..options.workers).map(|_| WorkerSockets::default()).collect();
         let wanted_bytes = u64::from(options.buffer_bytes);
         let mut bound = Self {
             workers: Vec::new(),
@@ -186,11 +190,21 @@ impl Bound {
             udp_gro: options.udp_gro,
         };
         for at in &options.listen {
-            let Some(sockets) = bind_group(at, workers.len())? else { continue };
-            for (worker, socket) in workers.iter_mut().zip(sockets) {
-                bound.prepare(&socket, at.address, options)?;
+            // Senders that the kernel assigns to a socket go to the one bound next when it is
+            // connected (net/core/sock_reuseport.c `reuseport_select_sock_by_hash`): bound just
+            // before its worker's other one, they stay with the worker.
+            let each = if options.connectable { 2 } else { 1 };
+            let Some(mut sockets) = bind_group(at, workers.len() * each)? else { continue };
+            for worker in workers.iter_mut().rev() {
                 let slot = if at.address.is_ipv4() { &mut worker.v4 } else { &mut worker.v6 };
-                *slot = Some(socket.into());
+                let last = sockets.len().saturating_sub(each);
+                for socket in sockets.drain(last..).rev() {
+                    bound.prepare(&socket, at.address, options)?;
+                    match slot {
+                        None => *slot = Some(socket.into()),
+                        Some(_) => worker.connected.push(socket.into()),
+                    }
+                }
             }
             bound.listen.push(at.address);
         }
@@ -201,8 +215,11 @@ impl Bound {
     /// More descriptors of the same sockets, to read their drop counters from.
     #[must_use]
     pub fn watchers(&self) -> Vec<UdpSocket> {
-        let sockets = self.workers.iter().flat_map(|worker| [&worker.v4, &worker.v6]);
-        sockets.flatten().filter_map(|socket| socket.try_clone().ok()).collect()
+        let sockets = self.workers.iter().flat_map(|worker| {
+            let connected = worker.connected.iter();
+            worker.v4.iter().chain(&worker.v6).chain(connected)
+        });
+        sockets.filter_map(|socket| socket.try_clone().ok()).collect()
     }
 
     fn prepare(

@@ -46,12 +46,14 @@ pub struct TunOffloads {
 }
 
 /// One worker's UDP sockets: bound, non-blocking, buffers and options set.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WorkerSockets {
     /// For IPv4 peers.
     pub v4: Option<UdpSocket>,
     /// For IPv6 peers.
     pub v6: Option<UdpSocket>,
+    /// None, or one more for each of those, in their order: to be connected to the endpoint in use.
+    pub connected: Vec<UdpSocket>,
 }
 
 impl WorkerSockets {
@@ -272,11 +274,12 @@ impl Engine {
         let wake = Arc::new(sys::event::create().map_err(thread_error)?);
         let counters = Arc::clone(&self.view.counters[worker]);
         let own_port = sockets.port();
-        let sockets = [sockets.v4, sockets.v6].into_iter().flatten();
+        let shared = |socket: UdpSocket| Arc::new(OwnedFd::from(socket));
         let files = Files {
             queues: common.queues.clone(),
             queue,
-            sockets: sockets.map(|socket| Arc::new(socket.into())).collect(),
+            sockets: [sockets.v4, sockets.v6].into_iter().flatten().map(shared).collect(),
+            connected: sockets.connected.into_iter().map(shared).collect(),
             wake: Arc::clone(&wake),
         };
         let start = backend::Start {

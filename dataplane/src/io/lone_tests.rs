@@ -65,6 +65,7 @@ impl Bench {
             queues: vec![Arc::new(queue.into())],
             queue: 0,
             sockets: vec![Arc::new(socket.into())],
+            connected: Vec::new(),
             wake: Arc::new(sys::event::create().unwrap()),
         };
         Self { files, tun, peer, own }

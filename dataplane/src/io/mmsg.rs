@@ -5,11 +5,11 @@
 //! read, and its own queue drops what is too much.
 
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
@@ -64,6 +64,7 @@ struct Tx {
     blocked: Option<u16>,
     delivery: Delivery,
     fatal: Option<i32>,
+    connected: Connected,
 }
 
 impl Mmsg {
@@ -84,8 +85,8 @@ impl Mmsg {
         let epoll = Epoll::new()?;
         epoll.watch(files.get(files.queue), TUN, false)?;
         epoll.watch(files.get(files.wake_index()), WAKE, false)?;
-        for (token, socket) in (SOCKETS..).zip(&files.sockets) {
-            epoll.watch(socket.as_fd(), token, false)?;
+        for (token, socket) in (SOCKETS..).zip(0..files.socket_count()) {
+            epoll.watch(files.get(files.socket_index(socket)), token, false)?;
         }
         let outbox = Outbox::new(send_slots, gso, Arc::clone(&counters), notices.clone());
         let tx = Tx {
@@ -98,6 +99,7 @@ impl Mmsg {
             blocked: None,
             delivery: Delivery::new(counters, notices),
             fatal: None,
+            connected: Connected::default(),
         };
         let turn_slots = Vec::with_capacity(idle.len());
         let batch = ReceiveBatch::new(usize::from(RECEIVES_PER_TURN));
@@ -175,8 +177,10 @@ impl Mmsg {
             // The datagrams behind a stray error still come.
             Err(error) => {
                 self.more = true;
-                if self.health.failed() {
-                    self.tx.fatal = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                let of_icmp = self.tx.files.is_connected(socket) && is_of_icmp(errno);
+                if !of_icmp && self.health.failed() {
+                    self.tx.fatal = Some(errno);
                 }
                 return;
             }
@@ -188,6 +192,7 @@ impl Mmsg {
             let arrival = self.batch.arrival(i);
             self.tx.counters.receives().count(arrival.map_or(1, |arrival| arrival.count()));
             if let Some(arrival) = arrival {
+                self.tx.connected.heard(arrival.from);
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
@@ -211,7 +216,7 @@ impl Backend for Mmsg {
             sys::event::clear(&self.tx.files.wake);
         }
         handler.start_of_turn(&mut self.tx);
-        for (token, socket) in (SOCKETS..).zip(0..self.tx.files.sockets.len()) {
+        for (token, socket) in (SOCKETS..).zip(0..self.tx.files.socket_count()) {
             if has(token) {
                 self.receive(self.tx.files.socket_index(socket), handler);
             }
@@ -247,6 +252,9 @@ impl Tx {
                 Err(error) => (1, -error.raw_os_error().unwrap_or(libc::EIO)),
             };
             for _ in 0..taken {
+                if self.connected.take_back(&self.files, &mut self.sends, result) {
+                    continue;
+                }
                 if self.outbox.settle(&mut self.sends, result, socket) == Settled::Blocked {
                     self.blocked = Some(front.socket);
                 }
@@ -264,9 +272,10 @@ impl Transmit for Tx {
     }
 
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
-        let socket = self.files.socket_index(self.files.socket_for(to.endpoint.to));
+        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint);
         self.queued_bytes += len;
-        self.outbox.queue(&mut self.sends, slot, Datagrams { socket, to, len, segment_len });
+        let datagrams = Datagrams { socket, connected, to, len, segment_len };
+        self.outbox.queue(&mut self.sends, slot, datagrams);
     }
 
     fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {

@@ -7,8 +7,10 @@
 //! - [`mmsg`]: the same over epoll, `recvmmsg` and `sendmmsg`, for kernels or containers that
 //!   have no io_uring;
 //! - [`outbox`] and `delivery`: what becomes of a send and of a tun write, shared by both;
+//! - `connected`: which socket a send leaves by;
 //! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
 
+mod connected;
 pub mod counters;
 mod delivery;
 mod depth;
@@ -46,7 +48,7 @@ const SENDS_PER_FRAME: usize = SLOTS_PER_FRAME * 64;
 pub const FLUSH_BYTES: usize = 256 * 1024;
 
 /// The files one worker moves packets between, by index: every tun queue, then its sockets, then
-/// its wake-up event.
+/// those that are to be connected, then its wake-up event.
 #[derive(Clone, Debug)]
 pub struct Files {
     /// All queues of the device: a worker reads its own and may write to any (see
@@ -56,6 +58,9 @@ pub struct Files {
     pub queue: u16,
     /// UDP sockets, at most one an address family.
     pub sockets: Vec<Arc<OwnedFd>>,
+    /// Sockets bound like those, one for each or none at all, that may be connected to the endpoint
+    /// in use.
+    pub connected: Vec<Arc<OwnedFd>>,
     /// Signalled to wake the worker.
     pub wake: Arc<OwnedFd>,
 }
@@ -65,15 +70,26 @@ impl Files {
         u16::try_from(self.queues.len() + socket).unwrap_or(u16::MAX)
     }
 
+    /// All that datagrams arrive at.
+    fn socket_count(&self) -> usize {
+        self.sockets.len() + self.connected.len()
+    }
+
+    fn is_connected(&self, index: u16) -> bool {
+        (self.socket_index(self.sockets.len())..self.wake_index()).contains(&index)
+    }
+
     fn wake_index(&self) -> u16 {
-        self.socket_index(self.sockets.len())
+        self.socket_index(self.socket_count())
     }
 
     /// The file with this index.
     fn get(&self, index: u16) -> BorrowedFd<'_> {
         let index = usize::from(index);
-        let sockets = index.wrapping_sub(self.queues.len());
-        self.queues.get(index).or_else(|| self.sockets.get(sockets)).unwrap_or(&self.wake).as_fd()
+        let socket = index.wrapping_sub(self.queues.len());
+        let connected = socket.wrapping_sub(self.sockets.len());
+        let queue = self.queues.get(index).or_else(|| self.sockets.get(socket));
+        queue.or_else(|| self.connected.get(connected)).unwrap_or(&self.wake).as_fd()
     }
 
     /// Which socket reaches `to`: sockets are in the order of `families`.
@@ -83,8 +99,8 @@ impl Files {
 
     fn raw(&self) -> Vec<RawFd> {
         use std::os::fd::AsRawFd;
-        let files = self.queues.iter().chain(&self.sockets).chain([&self.wake]);
-        files.map(|file| file.as_raw_fd()).collect()
+        let files = self.queues.iter().chain(&self.sockets).chain(&self.connected);
+        files.chain([&self.wake]).map(|file| file.as_raw_fd()).collect()
     }
 }
 

@@ -136,6 +136,13 @@ impl Outbox {
         Settled::Next
     }
 
+    /// Settles datagrams that were never queued.
+    #[inline]
+    pub fn sent_alone(&mut self, slot: Slot, datagrams: Datagrams) {
+        self.sent(datagrams);
+        self.free.push(slot);
+    }
+
     #[inline]
     fn sent(&mut self, datagrams: Datagrams) {
         let count = datagrams.count();

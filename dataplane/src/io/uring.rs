@@ -61,7 +61,7 @@ impl Uring {
         counters: Arc<Counters>,
         notices: Sender<Notice>,
     ) -> std::io::Result<Self> {
-        let socket_count = u16::try_from(files.sockets.len()).unwrap_or(u16::MAX);
+        let socket_count = u16::try_from(files.socket_count()).unwrap_or(u16::MAX);
         let receive_slots = RECEIVE_SLOTS * socket_count;
         let (_, frame_slots) = Pool::new(FRAME_SLOTS, TUN_SLOT_LEN)?;
         let (received, mut slots) = Pool::new(receive_slots, RECEIVE_SLOT_LEN)?;
@@ -85,7 +85,7 @@ impl Uring {
         }
         let slot_count = usize::from(receive_slots);
         let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
-        let receives_armed = vec![false; files.sockets.len()];
+        let receives_armed = vec![false; files.socket_count()];
         let tx = Tx::new(ring, outbox, files, depths, counters, notices);
         Ok(Self {
             tx,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::depth::Depth;
@@ -52,8 +53,14 @@ pub(super) struct Tx {
     pub(super) delivery: Delivery,
     pub(super) fatal: Option<i32>,
     pub(super) health: ReceiveHealth,
+    connected: Connected,
     /// Slots not lent, by file.
     pub(super) depths: Vec<Depth>,
+    /// Files of which slots came back, or were taken, since they were last looked at: a bit each,
+    /// the tun queue's first, then the sockets'.
+    touched: u32,
+    /// The first send of a turn, if it needs nothing but its bytes, until there is a second one.
+    alone: Option<(Slot, Datagrams)>,
     /// The first write of a turn, with its tun queue, until there is a second one.
     held: Option<(u16, u16)>,
     /// A write of this turn was given to the ring.
@@ -71,7 +78,7 @@ impl Tx {
         notices: Sender<Notice>,
     ) -> Self {
         let delivery = Delivery::new(Arc::clone(&counters), notices);
-        let slot_count = files.sockets.len() * usize::from(RECEIVE_SLOTS);
+        let slot_count = files.socket_count() * usize::from(RECEIVE_SLOTS);
         Self {
             ring,
             outbox,
@@ -94,7 +101,10 @@ impl Tx {
             delivery,
             fatal: None,
             health: ReceiveHealth::default(),
+            connected: Connected::default(),
             depths,
+            touched: u32::MAX,
+            alone: None,
             held: None,
             wrote: false,
             files,
@@ -116,8 +126,12 @@ impl Tx {
 
     /// Shows the kernel every slot lent so far.
     pub(super) fn publish(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
         let sockets = self.files.socket_index(0)..self.files.wake_index();
-        for file in sockets.chain([self.files.queue]) {
+        for (bit, file) in [self.files.queue].into_iter().chain(sockets).enumerate() {
+            if touched & 1 << bit == 0 {
+                continue;
+            }
             // Frames held back count as in play: while they wait, no more are drawn in.
             let held = if file == self.files.queue { self.frames.len() } else { 0 };
             let depth = &mut self.depths[usize::from(file)];
@@ -141,26 +155,66 @@ impl Tx {
     /// Sends and writes what a turn has brought forth, if it is one of each at most: a packet that
     /// comes alone is on its way sooner by a call of its own, and nothing is left to be reaped.
     pub(super) fn send_alone(&mut self) {
-        if self.chained == 0 && !self.blocked && self.ring.sends.len() == 1 {
+        if let Some((slot, datagrams)) = self.alone.take() {
+            self.send_bytes(slot, datagrams);
+        } else if self.chained == 0 && !self.blocked && self.ring.sends.len() == 1 {
             let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
             self.settle(outcome(self.ring.sends.send_front(self.files.get(socket))));
             self.queued_bytes = 0;
         }
         self.wrote = false;
         if let Some((index, queue)) = self.held.take() {
-            self.written(index, outcome(self.ring.writes.write_now(index, self.files.get(queue))));
+            let result = outcome(self.ring.writes.write_last(index, self.files.get(queue)));
+            self.delivered(index, result);
+            self.ring.writes.finish(index);
             self.queued_bytes = 0;
+        }
+    }
+
+    /// Sends by the shortest way there is, unless the socket is full.
+    fn send_bytes(&mut self, slot: Slot, datagrams: Datagrams) {
+        let mut result = None;
+        if !self.blocked {
+            let bytes = slot.get(..datagrams.len).unwrap_or_default();
+            let socket = self.files.get(datagrams.socket);
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let sent = outcome(socket2::SockRef::from(&socket).send_with_flags(bytes, flags));
+            if sent >= 0 {
+                self.queued_bytes = 0;
+                return self.outbox.sent_alone(slot, datagrams);
+            }
+            result = Some(sent);
+        }
+        self.outbox.queue(&mut self.ring.sends, slot, datagrams);
+        if let Some(result) = result {
+            self.settle(result);
+        }
+    }
+
+    /// Queues what was held back, now that more is there.
+    fn queue_alone(&mut self) {
+        if let Some((slot, datagrams)) = self.alone.take() {
+            self.outbox.queue(&mut self.ring.sends, slot, datagrams);
         }
     }
 
     fn submit_held(&mut self) {
         if let Some((index, queue)) = self.held.take() {
-            self.ring.write(index, queue);
+            self.submit_write(index, queue);
         }
+    }
+
+    fn submit_write(&mut self, index: u16, queue: u16) {
+        self.wrote = true;
+        for &slot in self.ring.writes.slots(index) {
+            self.references[usize::from(slot)] += 1;
+        }
+        self.ring.write(index, queue);
     }
 
     /// Hands everything queued to the kernel now and reads what completes.
     fn flush(&mut self) {
+        self.queue_alone();
         self.submit_held();
         self.publish();
         self.submit_sends();
@@ -196,13 +250,17 @@ impl Tx {
                         Ok(arrival) => {
                             let (len, count) =
                                 arrival.1.map_or((0, 1), |arrival| (arrival.len, arrival.count()));
+                            if let Some(arrival) = &arrival.1 {
+                                self.connected.heard(arrival.from);
+                            }
                             self.counters.receives().count(count);
                             self.health.succeeded();
-                            self.depths[usize::from(file)].delivered(len);
+                            self.touch(file).delivered(len);
                             self.arrivals.push_back(arrival);
                         }
                         Err(libc::ENOBUFS) => self.starved(file),
                         Err(libc::ECANCELED) => {}
+                        Err(errno) if self.files.is_connected(file) && is_of_icmp(errno) => {}
                         Err(errno) if self.health.failed() => self.fatal = Some(errno),
                         Err(_) => {}
                     }
@@ -218,7 +276,7 @@ impl Tx {
     }
 
     pub(super) fn frame_read(&mut self, slot: Slot, len: usize) {
-        self.depths[usize::from(self.files.queue)].delivered(len);
+        self.touch(self.files.queue).delivered(len);
         self.frames.push_back((slot, len));
     }
 
@@ -243,7 +301,7 @@ impl Tx {
     /// A multishot operation ended because all slots lent to `file` were taken.
     fn starved(&mut self, file: u16) {
         self.counters.receive_starved.add(1);
-        self.depths[usize::from(file)].starved();
+        self.touch(file).starved();
     }
 
     fn ready(&mut self, file: u16) {
@@ -275,6 +333,9 @@ impl Tx {
     }
 
     fn settle(&mut self, result: i32) {
+        if self.connected.take_back(&self.files, &mut self.ring.sends, result) {
+            return;
+        }
         let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
         let settled = self.outbox.settle(&mut self.ring.sends, result, self.files.get(socket));
         if settled == Settled::Blocked && !self.blocked {
@@ -284,10 +345,7 @@ impl Tx {
     }
 
     fn written(&mut self, index: u16, result: i32) {
-        let (packets, bytes) = self.ring.writes.carries(index);
-        if let Err(errno) = self.delivery.settle(result, packets, bytes) {
-            self.fatal = Some(errno);
-        }
+        self.delivered(index, result);
         for i in 0..self.ring.writes.slots(index).len() {
             let slot = usize::from(self.ring.writes.slots(index)[i]);
             self.references[slot] -= 1;
@@ -298,6 +356,13 @@ impl Tx {
             }
         }
         self.ring.writes.finish(index);
+    }
+
+    fn delivered(&mut self, index: u16, result: i32) {
+        let (packets, bytes) = self.ring.writes.carries(index);
+        if let Err(errno) = self.delivery.settle(result, packets, bytes) {
+            self.fatal = Some(errno);
+        }
     }
 
     /// Lends a receive slot again, or parks it while writes still point into it.
@@ -317,7 +382,15 @@ impl Tx {
 
     /// Has a slot lent to `file` again, now or when it is wanted.
     pub(super) fn lend(&mut self, file: u16, slot: Slot) {
-        self.depths[usize::from(file)].keep(slot);
+        self.touch(file).keep(slot);
+    }
+
+    /// The slots of `file`, about to change.
+    #[inline]
+    fn touch(&mut self, file: u16) -> &mut Depth {
+        let socket = file.checked_sub(self.files.socket_index(0));
+        self.touched |= 1 << socket.map_or(0, |socket| socket + 1);
+        &mut self.depths[usize::from(file)]
     }
 }
 
@@ -330,10 +403,14 @@ impl Transmit for Tx {
     }
 
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
-        let family = self.files.socket_for(to.endpoint.to);
-        let socket = self.files.socket_index(family);
+        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint);
         self.queued_bytes += len;
-        let datagrams = Datagrams { socket, to, len, segment_len };
+        let datagrams = Datagrams { socket, connected, to, len, segment_len };
+        if datagrams.is_bare() && self.alone.is_none() && self.ring.sends.is_empty() {
+            self.alone = Some((slot, datagrams));
+            return;
+        }
+        self.queue_alone();
         self.outbox.queue(&mut self.ring.sends, slot, datagrams);
     }
 
@@ -346,17 +423,13 @@ impl Transmit for Tx {
             self.counters.count_drop(DropReason::WriteSlotsBusy, packets.into());
             return;
         };
-        for &slot in self.ring.writes.slots(index) {
-            self.references[usize::from(slot)] += 1;
-        }
         self.queued_bytes += bytes as usize;
         if !self.wrote && self.held.is_none() {
             self.held = Some((index, queue));
             return;
         }
         self.submit_held();
-        self.wrote = true;
-        self.ring.write(index, queue);
+        self.submit_write(index, queue);
     }
 
     fn merge_refused(&self) -> bool {

@@ -46,6 +46,7 @@ fn a_second_turn_comes<B: Backend>(start: impl FnOnce(Files) -> std::io::Result<
         queues: vec![Arc::new(tun.into())],
         queue: 0,
         sockets: vec![Arc::new(socket.into())],
+        connected: Vec::new(),
         wake: Arc::clone(&wake),
     };
     // Where the kernel has no io_uring for us there is nothing to see.

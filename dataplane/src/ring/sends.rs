@@ -28,6 +28,8 @@ pub struct Destination {
 pub struct Datagrams {
     /// Index of the socket that sends.
     pub socket: u16,
+    /// It is connected to where the datagrams go, and to where they come from.
+    pub connected: bool,
     /// Where to.
     pub to: Destination,
     /// Bytes of all datagrams together.
@@ -42,6 +44,13 @@ impl Datagrams {
     #[must_use]
     pub fn count(&self) -> usize {
         self.len.div_ceil(self.segment_len.max(1))
+    }
+
+    /// Whether the kernel has to be told nothing but the bytes.
+    #[inline]
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.connected && self.len <= self.segment_len && self.to.class == 0
     }
 }
 
@@ -142,31 +151,42 @@ impl SendQueue {
 
     fn push_entry(&mut self, slot: &Slot, entry: Entry) -> usize {
         let index = self.tail % SENDS_MAX;
-        let Datagrams { to, len, .. } = entry.datagrams;
-        let name_len = encode_name(to.endpoint.to, &mut self.names[index]);
+        let len = entry.datagrams.len;
         self.vectors[index] = libc::iovec {
             iov_base: slot.address().wrapping_add(entry.offset).cast(),
             iov_len: len,
         };
         let header = &mut self.headers[index].msg_hdr;
-        header.msg_name = self.names[index].as_mut_ptr().cast();
-        header.msg_namelen = u32::try_from(name_len).unwrap_or(0);
         header.msg_iov = &raw mut self.vectors[index];
         header.msg_iovlen = 1;
         self.entries[index] = Some(entry);
+        self.set_name(index);
         self.set_control(index);
         self.tail += 1;
         index
     }
 
+    /// Writes where entry `index` goes, which a connected socket knows.
+    fn set_name(&mut self, index: usize) {
+        let Some(entry) = &self.entries[index] else { return };
+        let Datagrams { to, connected, .. } = entry.datagrams;
+        let header = &mut self.headers[index].msg_hdr;
+        (header.msg_name, header.msg_namelen) = (std::ptr::null_mut(), 0);
+        if !connected {
+            let len = encode_name(to.endpoint.to, &mut self.names[index]);
+            header.msg_name = self.names[index].as_mut_ptr().cast();
+            header.msg_namelen = u32::try_from(len).unwrap_or(0);
+        }
+    }
+
     /// Writes the control messages of entry `index` by what it carries.
     fn set_control(&mut self, index: usize) {
         let Some(entry) = &self.entries[index] else { return };
-        let Datagrams { to, len, segment_len, .. } = entry.datagrams;
+        let Datagrams { to, len, segment_len, connected, .. } = entry.datagrams;
         // The kernel takes a one-segment UDP_SEGMENT too, but the plain path is shorter.
         let segment = (len > segment_len).then(|| u16::try_from(segment_len).unwrap_or(u16::MAX));
-        let control =
-            SendControl { segment_len: segment, class: to.class, source: to.endpoint.source };
+        let source = to.endpoint.source.filter(|_| !connected);
+        let control = SendControl { segment_len: segment, class: to.class, source };
         let place = &mut self.controls[index].0;
         let control_len = encode_control(control, to.endpoint.to.is_ipv6(), place);
         let header = &mut self.headers[index].msg_hdr;
@@ -180,6 +200,16 @@ impl SendQueue {
         let index = self.head % SENDS_MAX;
         if let Some(entry) = &mut self.entries[index] {
             entry.datagrams.to.endpoint.source = None;
+            self.set_control(index);
+        }
+    }
+
+    /// Has the front entry leave by another socket, which is not connected.
+    pub fn unconnect_front(&mut self, socket: u16) {
+        let index = self.head % SENDS_MAX;
+        if let Some(entry) = &mut self.entries[index] {
+            (entry.datagrams.socket, entry.datagrams.connected) = (socket, false);
+            self.set_name(index);
             self.set_control(index);
         }
     }
@@ -289,7 +319,7 @@ mod tests {
     fn datagrams(len: usize, segment_len: usize) -> Datagrams {
         let to: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
         let to = Destination { endpoint: to.into(), class: 0 };
-        Datagrams { socket: 0, to, len, segment_len }
+        Datagrams { socket: 0, connected: false, to, len, segment_len }
     }
 
     #[test]

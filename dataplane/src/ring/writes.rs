@@ -12,15 +12,19 @@ pub const HEAD_MAX: usize = 10 + 40 + 60 + 18;
 /// Gathered stretches in one write.
 pub const PIECES_MAX: usize = 64;
 
+/// In this order what a lone packet needs lies in as few cache lines as it can.
+#[repr(C)]
 struct Gather {
-    head: [u8; HEAD_MAX],
-    vectors: [libc::iovec; PIECES_MAX + 1],
-    vector_count: u32,
-    /// The distinct receive slots the vectors point into, in order.
-    slots: [u16; PIECES_MAX],
-    slot_count: usize,
     packets: u32,
     bytes: u32,
+    vector_count: u32,
+    /// Bytes of the first slot in front of the first stretch.
+    room: u32,
+    slot_count: usize,
+    head: [u8; HEAD_MAX],
+    vectors: [libc::iovec; PIECES_MAX + 1],
+    /// The distinct receive slots the vectors point into, in order.
+    slots: [u16; PIECES_MAX],
 }
 
 /// The pool of writes. All its memory is made at start and does not move.
@@ -43,6 +47,7 @@ impl WritePool {
                 head: [0; HEAD_MAX],
                 vectors: [vector; PIECES_MAX + 1],
                 vector_count: 0,
+                room: 0,
                 slots: [0; PIECES_MAX],
                 slot_count: 0,
                 packets: 0,
@@ -82,6 +87,9 @@ impl WritePool {
         for (slot, offset, len) in pieces {
             let address = self.received.address(slot, offset, len)?;
             gather.vectors[count] = libc::iovec { iov_base: address.cast(), iov_len: len as usize };
+            if count == 1 {
+                gather.room = offset;
+            }
             count += 1;
             if gather.slots[..gather.slot_count].last() != Some(&slot) {
                 gather.slots[gather.slot_count] = slot;
@@ -138,6 +146,28 @@ impl WritePool {
         // `received` keeps alive; all were filled by `prepare`.
         let written =
             unsafe { libc::writev(queue.as_raw_fd(), vectors, i32::try_from(count).unwrap_or(0)) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes a prepared write now, when no other one, and nobody else, wants anything of the slots
+    /// that it points into: what lies in front of a single stretch gives way to the head, and the
+    /// kernel has one piece of memory to look at.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write_last(&mut self, index: u16, queue: BorrowedFd<'_>) -> io::Result<usize> {
+        let gather = &self.gathers[usize::from(index)];
+        let [head, stretch, ..] = gather.vectors;
+        if gather.vector_count != 2 || (gather.room as usize) < head.iov_len {
+            return self.write_now(index, queue);
+        }
+        let first = stretch.iov_base.cast::<u8>().wrapping_sub(head.iov_len);
+        // SAFETY: the stretch begins `room` bytes behind the start of its slot, so these
+        // `iov_len <= room` bytes lie in the slot as well, of which nobody wants anything.
+        unsafe { std::ptr::copy_nonoverlapping(gather.head.as_ptr(), first, head.iov_len) };
+        let len = head.iov_len + stretch.iov_len;
+        // SAFETY: head and stretch, side by side in a slot of a mapping that `received` keeps.
+        let written = unsafe { libc::write(queue.as_raw_fd(), first.cast(), len) };
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 }

@@ -1,8 +1,8 @@
-//! One datagram from an address and with a traffic class of our choice.
+//! One datagram from an address and with a traffic class of our choice; connecting for many.
 
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::{MsgHdr, SockRef};
 
@@ -46,6 +46,26 @@ pub fn send_from(
         return socket.sendmsg(&message().with_control(&control.0[..class_len]), flags);
     }
     socket.sendmsg(&message(), flags)
+}
+
+/// Connects a UDP socket to `to`, from whatever address the route there wants, whether or not it
+/// was connected before; returns that address. Until then, and after an error, it is as it was
+/// bound.
+///
+/// # Errors
+/// The kernel's; there is no route, say.
+pub fn connect_anew(socket: BorrowedFd<'_>, to: SocketAddr) -> io::Result<SocketAddr> {
+    let family = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or(0);
+    let nobody = libc::sockaddr { sa_family: family, sa_data: [0; 14] };
+    let len = libc::socklen_t::try_from(size_of_val(&nobody)).unwrap_or(0);
+    // A second connect would keep the address of the first: connect(2), "dissolve the association".
+    // SAFETY: the address is a sockaddr of ours of the length said, read during the call.
+    if unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let socket = SockRef::from(&socket);
+    socket.connect(&to.into())?;
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// IP_TOS (ip(7)) or IPV6_TCLASS (RFC 3542 section 6.5); returns the length, 0 without class.
