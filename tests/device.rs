@@ -137,6 +137,9 @@ pub fn peer_lines(key: &PublicKey, endpoint: Option<SocketAddr>, allowed_ips: &[
     text
 }
 
+/// A ringtun that has one worker, however many cores there are.
+pub const ONE_WORKER: &str = "ringtun with one worker";
+
 /// A device with its process, which ends with it.
 pub struct Device {
     /// The interface.
@@ -146,14 +149,19 @@ pub struct Device {
 }
 
 impl Device {
-    /// Starts `program`, ringtun or wireguard-go, and waits until the device can be configured.
+    /// Starts `program`, ringtun or wireguard-go, and waits until the device can be configured. A
+    /// ringtun may be one of [`ONE_WORKER`].
     ///
     /// # Panics
     /// When it does not come up.
     #[must_use]
     pub fn start(host: &Host, program: &str, name: &str) -> Self {
-        let path = if program == "ringtun" { binary() } else { find_program(program).unwrap() };
+        let is_ours = program == "ringtun" || program == ONE_WORKER;
+        let path = if is_ours { binary() } else { find_program(program).unwrap() };
         let mut command = Command::new(path);
+        if program == ONE_WORKER {
+            command.env("RINGTUN_WORKERS", "1");
+        }
         command.args(["-f", name]).env_remove("RUST_LOG").env("NO_COLOR", "1");
         // A killed one leaves its socket behind.
         let _ = fs::remove_file(format!("/var/run/wireguard/{name}.sock"));

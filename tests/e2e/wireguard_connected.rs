@@ -1,5 +1,6 @@
 //! Endpoints in use get a connected socket, and that changes nothing but the time it takes: the
-//! peer may move, go away and come back, and so may our own address.
+//! peer may move, go away and come back, and so may our own address. With several workers the one
+//! that hears the peer may not be the one that sends; so there is one.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use ringtun::lab::traffic::{RoundTrips, Stop, round_trips};
 use ringtun::lab::{Address, Pair};
-use ringtun_tests::device::{Link, endpoint, inner, run, wait_until};
+use ringtun_tests::device::{Link, ONE_WORKER, endpoint, inner, run, wait_until};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{Family, PORT};
 
@@ -56,7 +57,7 @@ fn connected_to(link: &Link, n: usize, outer: Family) -> Vec<u16> {
 }
 
 fn moves(outer: Family) {
-    let link = Link::new(outer);
+    let link = Link::of([ONE_WORKER; 2], outer, "");
     link.assert_passes(0);
     assert!(connected_to(&link, 0, outer).is_empty(), "a few packets are not worth it");
     talk(&link);
@@ -79,7 +80,7 @@ fn moves(outer: Family) {
 /// While nobody is there every packet is answered by an ICMP error, which a connected socket
 /// reports: more of them than receives may fail in a row, and the next packet that can arrive does.
 fn away(outer: Family) {
-    let link = Link::new(outer);
+    let link = Link::of([ONE_WORKER; 2], outer, "");
     talk(&link);
     run(link.host(1), "ip", &["link", "set", &link.devices[1].name, "down"]);
     let plan = RoundTrips {
@@ -109,7 +110,7 @@ fn away(outer: Family) {
 
 /// The address that left speaks from is taken away while it speaks.
 fn renumbered(outer: Family) {
-    let link = Link::new(outer);
+    let link = Link::of([ONE_WORKER; 2], outer, "");
     let old = endpoint(0, outer).ip();
     let new: Address = match outer {
         Family::V4 => "192.0.2.44/24",

@@ -1,13 +1,15 @@
 //! Follows the routes to the peers, so that a source address sticks only as long as the way it
 //! belongs to is the way.
 //!
-//! In: rtnetlink notifications about routes and rules, in the namespace of the UDP sockets. Out:
-//! [`Peer::way_out`] of every peer, and no source of another interface. The kernel's WireGuard asks
+//! In: rtnetlink notifications about routes and rules, in the namespace of the UDP sockets; an
+//! address that goes takes a route with it. Out: [`Peer::way_out`] of every peer, and no source of
+//! another interface, nor one that is not ours. The kernel's WireGuard asks
 //! its routing table before each send (drivers/net/wireguard/socket.c); a worker cannot, so control
 //! asks when there is news, at most once in [`PAUSE`].
 
+use std::collections::HashMap;
 use std::io::{self, PipeReader, PipeWriter};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,10 +117,17 @@ impl Watch {
     fn ask_for_all(&mut self) {
         let mark = self.mark.load(Ordering::Relaxed);
         let peers: Vec<Arc<Peer>> = self.shared.table.load().peers.clone();
+        let mut own = HashMap::new();
         for peer in peers {
-            let Some(to) = peer.endpoint.load().as_ref().map(|endpoint| endpoint.to) else {
+            let Some(endpoint) = peer.endpoint.load().as_ref().map(|endpoint| **endpoint) else {
                 continue;
             };
+            let to = endpoint.to;
+            if let Some(source) = endpoint.source
+                && !*own.entry(source.address).or_insert_with(|| is_ours(source.address))
+            {
+                peer.forget_source(endpoint);
+            }
             // Without a route, and on one link, there is nothing to choose from.
             let way = match to.ip() {
                 IpAddr::V6(address) if address.is_unicast_link_local() => None,
@@ -126,5 +135,27 @@ impl Watch {
             };
             peer.leads_to(to, way.unwrap_or(0));
         }
+    }
+}
+
+/// Whether packets may be sent from `address`. An unconnected send is refused if not; a connected
+/// one, of IPv6, is not (net/ipv6/udp.c `udpv6_sendmsg`).
+fn is_ours(address: IpAddr) -> bool {
+    let Err(error) = UdpSocket::bind((address, 0)) else { return true };
+    // A link-local one needs an interface, and other errors say nothing of the address.
+    error.raw_os_error() != Some(libc::EADDRNOTAVAIL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+
+    #[test]
+    fn addresses_of_this_host_are_told_from_others() {
+        assert!(is_ours("127.0.0.1".parse().unwrap()));
+        for foreign in ["192.0.2.77", "2001:db8::7"] {
+            assert!(!is_ours(foreign.parse().unwrap()), "{foreign}");
+        }
+        assert!(is_ours("fe80::77".parse().unwrap()), "nobody can say");
     }
 }

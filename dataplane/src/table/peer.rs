@@ -87,8 +87,16 @@ impl Peer {
         let Some(endpoint) = current.as_ref().filter(|current| current.to == to) else { return };
         self.way_out.store(way_out, Ordering::Relaxed);
         if is_astray(endpoint, way_out) {
+            self.forget_source(**endpoint);
+        }
+    }
+
+    /// The source of `endpoint` is no address of ours any more.
+    pub fn forget_source(&self, endpoint: Endpoint) {
+        let current = self.endpoint.load_full();
+        if current.as_ref().is_some_and(|current| **current == endpoint) {
             // Unless it has just been heard somewhere else.
-            let without = Some(Arc::new(Endpoint::from(to)));
+            let without = Some(Arc::new(Endpoint::from(endpoint.to)));
             self.endpoint.compare_and_swap(&current, without);
         }
     }
