@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test of ringtun: unit, property, structure, end to end, allocation.
+# Runs every test of ringtun: unit, property, structure, end to end, allocation, instruction counts.
 #
 #   bash tests/run.sh          what CI runs; a few minutes
 #   bash tests/run.sh --full   the same with longer transfers, 20,000 cases a property, and other
@@ -45,6 +45,7 @@ tools=(
     'jq:jq:the tests of the scripts in tuning/ beside a tunnel are left out'
     'setpriv:util-linux:the tests without permissions are left out'
     'unshare:util-linux:the tests without /dev/net/tun are left out'
+    'valgrind:valgrind:the instructions of the hot functions are not counted'
 )
 if [ -n "$full" ]; then
     tools+=(
@@ -121,6 +122,11 @@ cargo test --locked --workspace --no-run
 
 say 'testing'
 cargo test --locked --workspace --no-fail-fast
+if have valgrind; then
+    say 'counting the instructions of the hot functions'
+    # As who builds it, also where the other tests run by sudo.
+    env -u "${runner:-_}" cargo test --locked --profile count -p ringtun-tests --test instructions
+fi
 if [ -n "$full" ] && [ "$(id -u)" = 0 ]; then
     say 'once more with the privileges of root: forced socket buffers'
     RINGTUN_TEST_ISOLATION=root cargo test --locked -p ringtun-tests --test e2e

@@ -45,7 +45,9 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["dataplane/src", "dataplane/tests", "bench", "tests", "tuning"] {
+    for folder in
+        ["dataplane/src", "dataplane/benches", "dataplane/tests", "bench", "tests", "tuning"]
+    {
         collect(&root().join(folder), &mut found);
     }
     assert!(found.len() > 30, "found only {} sources: wrong folder?", found.len());

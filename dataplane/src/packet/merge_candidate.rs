@@ -236,9 +236,17 @@ const fn join<const N: usize>(front: &[u8], back: &[u8]) -> [u8; N] {
 #[inline]
 fn equal_under<const N: usize>(a: &[u8], b: &[u8], same: &[u8; N]) -> bool {
     let Some((a, b)) = a.first_chunk::<N>().zip(b.first_chunk::<N>()) else { return false };
+    // By words: of single bytes the compiler makes a long row of shuffles.
+    let (words, rest) = a.as_chunks::<8>();
+    let (words_b, rest_b) = b.as_chunks::<8>();
+    let (words_same, rest_same) = same.as_chunks::<8>();
     let mut difference = 0;
-    for ((a, b), same) in a.iter().zip(b).zip(same) {
+    for ((a, b), same) in words.iter().zip(words_b).zip(words_same) {
+        let [a, b, same] = [a, b, same].map(|word| u64::from_ne_bytes(*word));
         difference |= (a ^ b) & same;
+    }
+    for ((a, b), same) in rest.iter().zip(rest_b).zip(rest_same) {
+        difference |= u64::from((a ^ b) & same);
     }
     difference == 0
 }
