@@ -10,6 +10,7 @@
 //! queue a flow belongs to; everything is counted in [`counters`].
 
 mod batch;
+pub mod handover;
 pub mod inbound;
 pub mod outbound;
 pub mod path;
