@@ -42,8 +42,6 @@ pub struct Mmsg {
     frame: Slot,
     /// Receive slots no datagram lies in.
     idle: Vec<Slot>,
-    /// Receive slots whose datagrams were handed to the worker in this turn.
-    turn_slots: Vec<Slot>,
     batch: ReceiveBatch,
     /// Files that had more than one turn takes.
     more: bool,
@@ -64,6 +62,8 @@ struct Tx {
     blocked: Option<u16>,
     delivery: Delivery,
     fatal: Option<i32>,
+    /// Receive slots whose datagrams the worker is done with when the turn ends.
+    turn_slots: Vec<Slot>,
 }
 
 impl Mmsg {
@@ -98,15 +98,14 @@ impl Mmsg {
             blocked: None,
             delivery: Delivery::new(counters, notices),
             fatal: None,
+            turn_slots: Vec::with_capacity(idle.len()),
         };
-        let turn_slots = Vec::with_capacity(idle.len());
         let batch = ReceiveBatch::new(usize::from(RECEIVES_PER_TURN));
         Ok(Self {
             tx,
             epoll,
             frame,
             idle,
-            turn_slots,
             batch,
             more: false,
             health: ReceiveHealth::default(),
@@ -192,7 +191,7 @@ impl Mmsg {
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
-            self.turn_slots.push(slot);
+            self.tx.turn_slots.push(slot);
         }
     }
 }
@@ -221,7 +220,7 @@ impl Backend for Mmsg {
         }
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();
-        self.idle.append(&mut self.turn_slots);
+        self.idle.append(&mut self.tx.turn_slots);
         self.tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }
@@ -280,6 +279,10 @@ impl Transmit for Tx {
             self.fatal = Some(errno);
         }
         self.writes.finish(index);
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        self.turn_slots.push(slot);
     }
 
     fn merge_refused(&self) -> bool {

@@ -58,6 +58,8 @@ pub(super) struct Tx {
     held: Option<(u16, u16)>,
     /// A write of this turn was given to the ring.
     wrote: bool,
+    /// Slots whose datagrams the worker is done with when the turn ends.
+    pub(super) turn_slots: Vec<Slot>,
 }
 
 impl Tx {
@@ -97,6 +99,7 @@ impl Tx {
             depths,
             held: None,
             wrote: false,
+            turn_slots: Vec::with_capacity(slot_count),
             files,
         }
     }
@@ -300,8 +303,15 @@ impl Tx {
         self.ring.writes.finish(index);
     }
 
+    /// The turn is over: slots that no write points into are free.
+    pub(super) fn release_all(&mut self) {
+        while let Some(slot) = self.turn_slots.pop() {
+            self.release(slot);
+        }
+    }
+
     /// Lends a receive slot again, or parks it while writes still point into it.
-    pub(super) fn release(&mut self, slot: Slot) {
+    fn release(&mut self, slot: Slot) {
         let index = usize::from(slot.index());
         if self.references[index] == 0 {
             self.lend_received(slot);
@@ -357,6 +367,10 @@ impl Transmit for Tx {
         self.submit_held();
         self.wrote = true;
         self.ring.write(index, queue);
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        self.turn_slots.push(slot);
     }
 
     fn merge_refused(&self) -> bool {

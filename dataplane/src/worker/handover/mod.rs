@@ -24,7 +24,7 @@ pub mod sequencer;
 
 use std::sync::Arc;
 
-pub use exchange::{Exchange, Numbered};
+pub use exchange::{Exchange, Numbered, Wake};
 use policy::Policy;
 use sequencer::Sequencer;
 
