@@ -80,8 +80,7 @@ impl<J> Exchange<J> {
         self.0[owner].offered.pop()
     }
 
-    /// The oldest batch that a worker other than `me` offers, and whose it is; it is looked for from
-    /// desk `first` on.
+    /// The oldest batch that a worker other than `me` offers, looked for from desk `first` on.
     pub(super) fn take_of_others(&self, me: usize, first: usize) -> Option<Numbered<J>> {
         let desks = (first..self.0.len()).chain(0..first.min(self.0.len()));
         desks.filter(|&desk| desk != me).find_map(|desk| self.take(desk))

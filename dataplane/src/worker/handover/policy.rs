@@ -8,12 +8,12 @@
 
 /// Batches a turn, on average, times this.
 const UNIT: u32 = 256;
-/// Weight of the past in the average: 15 of 16 parts. A burst of a few turns is not a load.
-const PAST_SHIFT: u32 = 4;
+/// Weight of the past in the average: 31 of 32 parts. A burst of a few turns is not a load.
+const PAST_SHIFT: u32 = 5;
 /// Batches that one turn adds to the average at most.
 const TURN_MAX: usize = 8;
-/// So many batches a turn are a backlog …
-const BEGIN_AT: u32 = UNIT * 7 / 4;
+/// So many batches a turn are a backlog (two large slots are lent at a time, see `io::depth`) …
+const BEGIN_AT: u32 = UNIT * 3 / 2;
 /// … until there are fewer than so many. With helpers a turn finds less.
 const END_BELOW: u32 = UNIT * 3 / 4;
 
@@ -187,7 +187,9 @@ mod tests {
     proptest! {
         /// Whatever happens, the pauses stay within their bounds, and end.
         #[test]
-        fn pauses_are_bounded(steps in prop::collection::vec((0..3u8, 0..50u64, 0..10u64), 1..500)) {
+        fn pauses_are_bounded(
+            steps in prop::collection::vec((0..3u8, 0..50u64, 0..10u64), 1..500),
+        ) {
             let (mut policy, mut now_ms) = (loaded(), 0);
             for (what, wait_ms, away_ms) in steps {
                 now_ms += wait_ms;

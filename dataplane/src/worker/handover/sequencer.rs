@@ -121,7 +121,8 @@ mod tests {
                     released += 1;
                 }
                 // Whatever can go has gone: the oldest one under way is the next in order.
-                prop_assert_eq!(under_way.iter().map(|&(_, n)| n).min().unwrap_or(numbered), released);
+                let oldest = under_way.iter().map(|&(_, number)| number).min();
+                prop_assert_eq!(oldest.unwrap_or(numbered), released);
                 prop_assert_eq!(sequencer.under_way(), (numbered - released) as usize);
                 prop_assert!(sequencer.under_way() <= capacity.next_power_of_two());
             }

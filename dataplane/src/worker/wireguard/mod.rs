@@ -200,3 +200,6 @@ impl WireGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod handover_tests;
