@@ -305,9 +305,10 @@ impl Tx {
 
     /// The turn is over: slots that no write points into are free.
     pub(super) fn release_all(&mut self) {
-        while let Some(slot) = self.turn_slots.pop() {
-            self.release(slot);
-        }
+        let mut slots = std::mem::take(&mut self.turn_slots);
+        // The last one is the warmest, and goes on top.
+        slots.drain(..).for_each(|slot| self.release(slot));
+        self.turn_slots = slots;
     }
 
     /// Lends a receive slot again, or parks it while writes still point into it.

@@ -28,7 +28,7 @@ pub use exchange::{Exchange, Numbered, Wake};
 use policy::Policy;
 use sequencer::Sequencer;
 
-/// Batches that a worker may have under way: half of its receive slots.
+/// Batches that a worker may have under way: as many as half the receive slots of a socket.
 pub const UNDER_WAY_MAX: usize = 64;
 /// Offered batches that may wait for each idle worker: it shall not run out of them while their
 /// owner is at one itself.
