@@ -53,6 +53,8 @@ impl Transmit for Wire {
         self.written += packets as usize;
     }
 
+    fn give_back(&mut self, _: Slot) {}
+
     fn merge_refused(&self) -> bool {
         false
     }

@@ -9,13 +9,13 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringtun::control::status::Status;
+use ringtun::control::status::{Status, Worker};
 use ringtun::engine::AeadLibrary;
-use ringtun::lab::traffic::{Stop, probe};
+use ringtun::lab::traffic::{Stop, TcpStreams, UdpSequences, probe, tcp_streams, udp_sequences};
 use ringtun::lab::{Address, Host, Pair, Process};
 use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
 use ringtun_tests::device::run;
-use ringtun_tests::place::{binary, find_program};
+use ringtun_tests::place::{binary, find_program, how_long};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{PATIENCE, Tunnel, assert_sizes_fit, difference};
 
@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let named = |name: &str| format!("wireguard::{io}::{name}");
         cases.push(Case::new(named("carries_both_families"), move || carries(io)));
         cases.push(Case::new(named("several_workers"), move || several_workers(io)));
+        cases.push(Case::new(named("two_workers_keep_the_order"), move || order(io)));
         cases.push(Case::maybe(named("talks_to_wireguard_go"), move || wireguard_go(io)));
     }
     cases.push(Case::maybe("wireguard::ipsec_mb_talks_to_ring", ipsec_mb));
@@ -204,6 +205,42 @@ fn several_workers(io: &str) {
     assert!(reaches(&pair, 0, inner(1), PATIENCE));
     let hosts = (&pair.left, &pair.right);
     Tunnel::tcp_between(hosts, SocketAddr::new(inner(1), 0), 4, 10 << 20);
+    processes.into_iter().for_each(stop);
+}
+
+/// More than they can do, of several flows but one peer: with io_uring they help each other.
+fn order(io: &str) {
+    let (pair, _, processes) = both(io, &["--workers", "2"]);
+    assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    let plan = UdpSequences {
+        flows: 4,
+        payload_len: 1_200,
+        duration: how_long(Duration::from_millis(500)),
+        packets_per_second: None,
+        ..UdpSequences::default()
+    };
+    let (hosts, to) = ((&pair.left, &pair.right), SocketAddr::new(inner(1), 0));
+    let total = udp_sequences(hosts.0, hosts.1, to, &plan, &Stop::default()).unwrap().total();
+    let wrong = (total.reordered, total.duplicated, total.corrupted);
+    assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
+    let handed_over = || {
+        let workers = status(1).unwrap().workers;
+        let sum = |of: fn(&Worker) -> u64| workers.iter().map(of).sum::<u64>();
+        (sum(|worker| worker.handed_over), sum(|worker| worker.helped))
+    };
+    let until = Instant::now() + PATIENCE;
+    while handed_over().0 == 0 && io == "uring" {
+        assert!(Instant::now() < until, "nobody helps");
+        let duration = Duration::from_millis(300);
+        let load = TcpStreams { streams: 1, duration, bytes_max: None, verify: None };
+        tcp_streams(hosts.0, hosts.1, to, &load, &Stop::default()).unwrap();
+    }
+    // A batch is counted at both its ends, not at the same instant.
+    while (handed_over().0, handed_over().0) != handed_over() {
+        assert!(Instant::now() < until, "{:?}", handed_over());
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(io == "uring" || handed_over() == (0, 0));
     processes.into_iter().for_each(stop);
 }
 

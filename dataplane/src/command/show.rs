@@ -269,6 +269,10 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
             "arrived with a wrong inner checksum, passed on as is",
         ),
         (sum(|worker| worker.receive_starved), "receives paused for want of buffers, nothing lost"),
+        (
+            sum(|worker| worker.handed_over),
+            "received batches opened by a worker other than their own",
+        ),
         (sum(|worker| worker.gso_refused), "sends repeated packet by packet, UDP_SEGMENT refused"),
     ];
     for (count, text) in notes.iter().filter(|(count, _)| *count > 0) {

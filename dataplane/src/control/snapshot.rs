@@ -176,6 +176,8 @@ fn read_worker(id: u32, cpu: Option<u32>, counters: &Counters) -> Worker {
         sleeps: counters.sleeps.get(),
         bad_checksums: counters.bad_checksums.get(),
         receive_starved: counters.receive_starved.get(),
+        handed_over: counters.handed_over.get(),
+        helped: counters.helped.get(),
         gso_refused: counters.gso_refused.get(),
         drops: DropReason::ALL.iter().map(dropped).filter(|(_, count)| *count > 0).collect(),
     }

@@ -199,6 +199,10 @@ pub struct Worker {
     pub bad_checksums: u64,
     /// Receives that ran out of buffers.
     pub receive_starved: u64,
+    /// Received batches that another worker opened for this one.
+    pub handed_over: u64,
+    /// Received batches that this worker opened for others.
+    pub helped: u64,
     /// Sends repeated unsegmented.
     pub gso_refused: u64,
     /// Dropped packets by reason (`worker::counters::DropReason::name`); zero ones left out.

@@ -24,12 +24,13 @@ use crate::io::{Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
 use crate::table::Shared;
+use crate::worker::handover::{Exchange, UNDER_WAY_MAX, Wake};
 use crate::worker::inbound::Inbound;
 use crate::worker::outbound::Outbound;
 use crate::worker::path::Path;
 use crate::worker::steering::Steering;
 pub use crate::worker::wireguard::ToControl;
-use crate::worker::wireguard::WireGuard;
+use crate::worker::wireguard::{Job, WireGuard};
 pub use aead::AeadLibrary;
 pub use backend::BackendChoice;
 
@@ -180,6 +181,8 @@ struct Common {
     udp_gso: bool,
     merge: MergeConfig,
     steering: Steering,
+    /// Where workers help each other, if there are several.
+    exchange: Option<Arc<Exchange<Job>>>,
     notices: Sender<Notice>,
     failures: Sender<EngineError>,
 }
@@ -197,6 +200,10 @@ impl Common {
                 let (shared, control) = (Arc::clone(shared), control.clone());
                 let both = WireGuard::new(shared, control, queue, steering, self.merge, counters);
                 let both = both.listening_on(own_port).sealing_by(aead.for_worker()?);
+                let both = match &self.exchange {
+                    Some(exchange) => both.sharing_by(Arc::clone(exchange), queue),
+                    None => both,
+                };
                 Path::WireGuard(Box::new(both))
             }
         })
@@ -229,6 +236,19 @@ fn steer(queues: &[OwnedFd]) -> (Steering, &'static str) {
     }
 }
 
+/// Where workers help each other: several of WireGuard, whose cryptography is worth the way. Those
+/// of `mmsg` have nowhere to leave what they cannot take on.
+fn exchange(config: &EngineConfig, wakes: &[Arc<OwnedFd>]) -> Option<Arc<Exchange<Job>>> {
+    let uring = matches!(config.backend, BackendChoice::Uring { .. });
+    let wireguard = matches!(config.traffic, Traffic::WireGuard { .. });
+    let wake = |wake: &Arc<OwnedFd>| {
+        let wake = Arc::clone(wake);
+        Box::new(move || sys::event::signal(&wake)) as Wake
+    };
+    (uring && wireguard && wakes.len() > 1)
+        .then(|| Arc::new(Exchange::new(wakes.iter().map(wake), UNDER_WAY_MAX)))
+}
+
 impl Engine {
     /// Starts one thread for each queue and returns when all of them are ready.
     ///
@@ -241,6 +261,12 @@ impl Engine {
         let TunOffloads { tso, uso } = config.tun_offloads;
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
         let (steering, flow_steering) = steer(&config.queues);
+        let wakes = (0..count).map(|worker| {
+            let event = sys::event::create();
+            event.map(Arc::new).map_err(|error| EngineError::Thread { worker, error })
+        });
+        let wakes: Vec<_> = wakes.collect::<Result<_, _>>()?;
+        let exchange = exchange(&config, &wakes);
         let common = Common {
             queues: config.queues.into_iter().map(Arc::new).collect(),
             traffic: config.traffic,
@@ -248,6 +274,7 @@ impl Engine {
             udp_gso: config.udp_gso,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
             steering,
+            exchange,
             notices: notice_sender,
             failures: failure_sender,
         };
@@ -256,8 +283,9 @@ impl Engine {
         let stop = Arc::new(AtomicBool::new(false));
         let mut engine = Self { workers: Vec::new(), view, stop, notices, failures };
         let cpus = config.cpus.into_iter().chain(std::iter::repeat(None));
-        for ((queue, sockets), cpu) in (0..).zip(config.sockets).zip(cpus).take(count) {
-            engine.start_worker(&common, queue, sockets, cpu)?;
+        let workers = wakes.into_iter().zip(config.sockets).zip(cpus);
+        for (queue, ((wake, sockets), cpu)) in (0..).zip(workers) {
+            engine.start_worker(&common, queue, wake, sockets, cpu)?;
         }
         Ok(engine)
     }
@@ -266,12 +294,12 @@ impl Engine {
         &mut self,
         common: &Common,
         queue: u16,
+        wake: Arc<OwnedFd>,
         sockets: WorkerSockets,
         cpu: Option<usize>,
     ) -> Result<(), EngineError> {
         let worker = usize::from(queue);
         let thread_error = |error| EngineError::Thread { worker, error };
-        let wake = Arc::new(sys::event::create().map_err(thread_error)?);
         let counters = Arc::clone(&self.view.counters[worker]);
         let own_port = sockets.port();
         let shared = |socket: UdpSocket| Arc::new(OwnedFd::from(socket));

@@ -175,6 +175,10 @@ pub struct Counters {
     pub bad_checksums: Count,
     /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
     pub receive_starved: Count,
+    /// Received batches that another worker opened for this one.
+    pub handed_over: Count,
+    /// Received batches that this worker opened for others.
+    pub helped: Count,
     /// Sends repeated unsegmented after the path refused `UDP_SEGMENT`.
     pub gso_refused: Count,
     drops: [Count; DropReason::ALL.len()],
@@ -200,6 +204,8 @@ impl Default for Counters {
             keepalives: Count::default(),
             bad_checksums: Count::default(),
             receive_starved: Count::default(),
+            handed_over: Count::default(),
+            helped: Count::default(),
             gso_refused: Count::default(),
             drops: array::from_fn(|_| Count::default()),
         }

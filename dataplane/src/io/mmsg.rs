@@ -42,8 +42,6 @@ pub struct Mmsg {
     frame: Slot,
     /// Receive slots no datagram lies in.
     idle: Vec<Slot>,
-    /// Receive slots whose datagrams were handed to the worker in this turn.
-    turn_slots: Vec<Slot>,
     batch: ReceiveBatch,
     /// Files that had more than one turn takes.
     more: bool,
@@ -65,6 +63,8 @@ struct Tx {
     delivery: Delivery,
     fatal: Option<i32>,
     connected: Connected,
+    /// Receive slots whose datagrams the worker is done with when the turn ends.
+    turn_slots: Vec<Slot>,
 }
 
 impl Mmsg {
@@ -100,15 +100,14 @@ impl Mmsg {
             delivery: Delivery::new(counters, notices),
             fatal: None,
             connected: Connected::default(),
+            turn_slots: Vec::with_capacity(idle.len()),
         };
-        let turn_slots = Vec::with_capacity(idle.len());
         let batch = ReceiveBatch::new(usize::from(RECEIVES_PER_TURN));
         Ok(Self {
             tx,
             epoll,
             frame,
             idle,
-            turn_slots,
             batch,
             more: false,
             health: ReceiveHealth::default(),
@@ -197,7 +196,7 @@ impl Mmsg {
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
-            self.turn_slots.push(slot);
+            self.tx.turn_slots.push(slot);
         }
     }
 }
@@ -226,7 +225,7 @@ impl Backend for Mmsg {
         }
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();
-        self.idle.append(&mut self.turn_slots);
+        self.idle.append(&mut self.tx.turn_slots);
         self.tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }
@@ -289,6 +288,10 @@ impl Transmit for Tx {
             self.fatal = Some(errno);
         }
         self.writes.finish(index);
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        self.turn_slots.push(slot);
     }
 
     fn merge_refused(&self) -> bool {

@@ -120,7 +120,8 @@ pub struct Received<'a> {
 impl<'a> Received<'a> {
     /// What `arrival` left in `slot`.
     #[inline]
-    fn new(slot: &'a mut Slot, arrival: Arrival) -> Self {
+    #[must_use]
+    pub fn new(slot: &'a mut Slot, arrival: Arrival) -> Self {
         let index = slot.index();
         let bytes = payload(slot, arrival.len);
         Self { bytes, slot: index, offset: PAYLOAD_OFFSET, arrival }
@@ -137,6 +138,22 @@ pub trait Handler {
     /// Datagrams from the wire. Their slot stays valid until [`end_of_turn`](Self::end_of_turn)
     /// returns and every write that points into it is done.
     fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit);
+    /// Whether datagrams can be taken on; otherwise they are better left where they are.
+    fn has_room(&self) -> bool {
+        true
+    }
+    /// Takes on a receive with its slot, to be dealt with later and
+    /// [given back](Transmit::give_back).
+    ///
+    /// # Errors
+    /// Gives the slot back at once when its datagrams are to be handed over in the usual way.
+    fn take_on(&mut self, slot: Slot, _arrival: Arrival) -> Result<(), Slot> {
+        Err(slot)
+    }
+    /// Asked before the backend waits for something to come; false if there is something to do.
+    fn may_sleep(&self) -> bool {
+        true
+    }
     /// Nothing more comes in this turn: whatever is held back goes out now.
     fn end_of_turn(&mut self, tx: &mut impl Transmit);
 }
@@ -150,6 +167,9 @@ pub trait Transmit {
     /// Writes `head` and `pieces` to the tun queue with index `queue` as one frame that carries
     /// `packets` wire packets of `bytes` bytes.
     fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32);
+    /// Takes back the slot of a receive that was [taken on](Handler::take_on); as in
+    /// [`Handler::datagrams`] it stays valid until all that points into it is done.
+    fn give_back(&mut self, slot: Slot);
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
 }

@@ -42,8 +42,6 @@ pub struct Uring {
     config: UringConfig,
     /// Frame slots that wait for a single-shot read.
     idle_frames: Vec<Slot>,
-    /// Slots whose datagrams were handed to the worker in this turn.
-    turn_slots: Vec<Slot>,
     reads_armed: usize,
     read_polled: bool,
     receives_armed: Vec<bool>,
@@ -83,7 +81,6 @@ impl Uring {
             ring.add_group(file, first, RECEIVE_SLOTS)?;
             depths[usize::from(file)] = Depth::new(slots.split_off(first.into()));
         }
-        let slot_count = usize::from(receive_slots);
         let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
         let receives_armed = vec![false; files.socket_count()];
         let tx = Tx::new(ring, outbox, files, depths, counters, notices);
@@ -91,7 +88,6 @@ impl Uring {
             tx,
             config,
             idle_frames,
-            turn_slots: Vec::with_capacity(slot_count),
             reads_armed: 0,
             read_polled: false,
             receives_armed,
@@ -191,13 +187,20 @@ impl Uring {
     fn hand_out_datagrams(&mut self, handler: &mut impl Handler) {
         // What a flush brings in meanwhile waits for the next turn: a turn is bounded.
         for _ in 0..self.tx.arrivals.len() {
+            if !handler.has_room() {
+                break;
+            }
             let Some((mut slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
+                match handler.take_on(slot, arrival) {
+                    Ok(()) => continue,
+                    Err(back) => slot = back,
+                }
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
             }
-            self.turn_slots.push(slot);
+            self.tx.turn_slots.push(slot);
         }
     }
 
@@ -223,15 +226,18 @@ impl Backend for Uring {
         self.tx.submit_sends();
         let tx = &mut self.tx;
         // A wake may have been reaped in the middle of the last turn.
-        let waiting =
-            tx.woken || !tx.arrivals.is_empty() || (!tx.frames.is_empty() && tx.has_room());
+        let waiting = tx.woken
+            || (!tx.arrivals.is_empty() && handler.has_room())
+            || (!tx.frames.is_empty() && tx.has_room());
+        let sleep = !waiting && handler.may_sleep();
         tx.counters.turns.add(1);
-        tx.counters.sleeps.add(u64::from(!waiting && !tx.ring.returns_at_once()));
+        tx.counters.sleeps.add(u64::from(sleep && !tx.ring.returns_at_once()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
         // first, which makes the batch larger.
-        tx.ring.enter(!waiting).map_err(IoError::failed("io_uring_enter"))?;
+        tx.ring.enter(sleep).map_err(IoError::failed("io_uring_enter"))?;
         tx.reap();
-        if tx.arrivals.is_empty() && tx.frames.is_empty() && tx.fatal.is_none() && !tx.woken {
+        let nothing = tx.arrivals.is_empty() && tx.frames.is_empty() && !tx.woken;
+        if sleep && nothing && tx.fatal.is_none() {
             return Ok(());
         }
         // Before the handler looks at what it was woken for: a wake that comes while it is at work
@@ -246,9 +252,7 @@ impl Backend for Uring {
         handler.end_of_turn(&mut self.tx);
         let tx = &mut self.tx;
         tx.send_alone();
-        for slot in self.turn_slots.drain(..) {
-            tx.release(slot);
-        }
+        tx.release_all();
         tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Tx {
     held: Option<(u16, u16)>,
     /// A write of this turn was given to the ring.
     wrote: bool,
+    /// Slots whose datagrams the worker is done with when the turn ends.
+    pub(super) turn_slots: Vec<Slot>,
 }
 
 impl Tx {
@@ -107,6 +109,7 @@ impl Tx {
             alone: None,
             held: None,
             wrote: false,
+            turn_slots: Vec::with_capacity(slot_count),
             files,
         }
     }
@@ -365,8 +368,16 @@ impl Tx {
         }
     }
 
+    /// The turn is over: slots that no write points into are free.
+    pub(super) fn release_all(&mut self) {
+        let mut slots = std::mem::take(&mut self.turn_slots);
+        // The last one is the warmest, and goes on top.
+        slots.drain(..).for_each(|slot| self.release(slot));
+        self.turn_slots = slots;
+    }
+
     /// Lends a receive slot again, or parks it while writes still point into it.
-    pub(super) fn release(&mut self, slot: Slot) {
+    fn release(&mut self, slot: Slot) {
         let index = usize::from(slot.index());
         if self.references[index] == 0 {
             self.lend_received(slot);
@@ -430,6 +441,10 @@ impl Transmit for Tx {
         }
         self.submit_held();
         self.submit_write(index, queue);
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        self.turn_slots.push(slot);
     }
 
     fn merge_refused(&self) -> bool {

@@ -143,6 +143,7 @@ mod tests {
             self.slots.push(slot);
         }
         fn write(&mut self, _: u16, _: &[u8], _: &[Piece], _: u32, _: u32) {}
+        fn give_back(&mut self, _: Slot) {}
         fn merge_refused(&self) -> bool {
             false
         }

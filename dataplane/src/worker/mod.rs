@@ -7,9 +7,11 @@
 //!
 //! In the order in which a packet meets them: the backend (`io`) calls [`path::Path`], which
 //! hands frames to [`outbound`] and datagrams to [`inbound`]; [`steering`] decides which tun
-//! queue a flow belongs to; everything is counted in [`counters`].
+//! queue a flow belongs to, [`handover`] whether another worker helps; everything is counted in
+//! [`counters`].
 
 mod batch;
+pub mod handover;
 pub mod inbound;
 pub mod outbound;
 pub mod path;

@@ -1,6 +1,6 @@
 //! The packet path of one worker, as its backend drives it.
 
-use crate::io::{Handler, Received, Transmit};
+use crate::io::{Arrival, Handler, Received, Slot, Transmit};
 
 use super::inbound::Inbound;
 use super::outbound::Outbound;
@@ -42,6 +42,30 @@ impl Handler for Path {
         match self {
             Self::Plain { inbound, .. } => inbound.datagrams(&received, tx),
             Self::WireGuard(wireguard) => wireguard.datagrams(received, tx),
+        }
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Plain { .. } => true,
+            Self::WireGuard(wireguard) => wireguard.has_room(),
+        }
+    }
+
+    #[inline]
+    fn take_on(&mut self, slot: Slot, arrival: Arrival) -> Result<(), Slot> {
+        match self {
+            Self::Plain { .. } => Err(slot),
+            Self::WireGuard(wireguard) => wireguard.take_on(slot, arrival),
+        }
+    }
+
+    #[inline]
+    fn may_sleep(&self) -> bool {
+        match self {
+            Self::Plain { .. } => true,
+            Self::WireGuard(wireguard) => wireguard.may_sleep(),
         }
     }
 

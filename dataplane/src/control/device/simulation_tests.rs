@@ -82,6 +82,8 @@ impl Transmit for FakeTx {
         self.written.push(pieces.to_vec());
     }
 
+    fn give_back(&mut self, _: Slot) {}
+
     fn merge_refused(&self) -> bool {
         false
     }

@@ -21,35 +21,36 @@ use crate::wire::wireguard::messages::{
 };
 use crate::worker::inbound::TunSink;
 
+use super::inbound_handover::Opening;
+use super::run::{Opened, Run};
 use super::{Common, REJECT_AFTER_MS, REKEY_ON_RECEIVE_MS};
-
-/// Messages opened before the replay window is asked.
-const RUN_MAX: usize = 128;
 
 /// The inbound half.
 pub(super) struct Inbound {
     merger: Merger,
     merging: bool,
-    run: Box<[Opened; RUN_MAX]>,
+    run: Run,
     /// Memory for the endpoint of a peer that roams.
     spare: Option<Arc<Endpoint>>,
 }
 
-/// A message that opened: where it lies in the receive, and its counter.
-#[derive(Clone, Copy, Default)]
-struct Opened {
-    offset: usize,
-    len: usize,
-    counter: u64,
-}
-
-/// What the run of one receive has in common.
+/// What the messages of one receive have in common.
 struct Batch<'a> {
     bytes: &'a mut [u8],
     slot: u16,
     slot_offset: u32,
+    /// Bytes from one message to the next.
+    step: usize,
     from: Endpoint,
     class: u8,
+}
+
+impl<'a> Batch<'a> {
+    fn new(received: Received<'a>) -> Self {
+        let Received { bytes, slot, offset, arrival } = received;
+        let (from, class) = (arrival.endpoint(), arrival.class);
+        Self { bytes, slot, slot_offset: offset, step: arrival.segment_len.max(1), from, class }
+    }
 }
 
 impl Inbound {
@@ -57,7 +58,7 @@ impl Inbound {
         Self {
             merger: Merger::new(merge),
             merging: true,
-            run: Box::new([Opened::default(); RUN_MAX]),
+            run: Run::default(),
             spare: Some(Arc::new(SocketAddr::from(([0; 4], 0)).into())),
         }
     }
@@ -69,28 +70,47 @@ impl Inbound {
         received: Received<'_>,
         tx: &mut impl Transmit,
     ) {
-        let arrival = received.arrival;
-        let step = arrival.segment_len.max(1);
+        let arrival = &received.arrival;
         if arrival.truncated || received.bytes.is_empty() {
             let reason =
                 if arrival.truncated { DropReason::Truncated } else { DropReason::BadMessage };
+            let step = arrival.segment_len.max(1);
             let count = received.bytes.len().div_ceil(step).max(1);
             return common.counters.count_drop(reason, count as u64);
         }
-        let mut batch = Batch {
-            bytes: received.bytes,
-            slot: received.slot,
-            slot_offset: received.offset,
-            from: arrival.endpoint(),
-            class: arrival.class,
-        };
-        let mut offset = 0;
+        self.messages(common, &mut Batch::new(received), 0, tx);
+    }
+
+    /// Takes a receive whose first messages have been opened, here or by another worker.
+    pub(super) fn opened(
+        &mut self,
+        common: &Common,
+        received: Received<'_>,
+        opening: &mut Opening,
+        tx: &mut impl Transmit,
+    ) {
+        let mut batch = Batch::new(received);
+        std::mem::swap(&mut self.run, &mut opening.run);
+        self.pass(common, &opening.live, false, &mut batch, tx);
+        let end = self.run.end;
+        std::mem::swap(&mut self.run, &mut opening.run);
+        self.messages(common, &mut batch, end, tx);
+    }
+
+    /// Takes the messages from `offset` on.
+    fn messages(
+        &mut self,
+        common: &Common,
+        batch: &mut Batch<'_>,
+        mut offset: usize,
+        tx: &mut impl Transmit,
+    ) {
         while offset < batch.bytes.len() {
-            let end = (offset + step).min(batch.bytes.len());
+            let end = (offset + batch.step).min(batch.bytes.len());
             let message = &batch.bytes[offset..end];
             match kind(message) {
                 Some(Kind::Transport) => {
-                    offset = self.transport_run(common, &mut batch, offset, step, tx);
+                    offset = self.transport_run(common, batch, offset, tx);
                     continue;
                 }
                 Some(kind) => handshake(common, kind, message, batch.from),
@@ -106,66 +126,50 @@ impl Inbound {
         &mut self,
         common: &Common,
         batch: &mut Batch<'_>,
-        mut offset: usize,
-        step: usize,
+        offset: usize,
         tx: &mut impl Transmit,
     ) -> usize {
-        let total = batch.bytes.len();
         let first = receiver(&batch.bytes[offset..]);
         let guard = first.and_then(|index| common.shared.sessions.get(index));
         let Some(live) = guard.as_ref().and_then(|guard| guard.as_ref()) else {
             common.counters.count_drop(DropReason::UnknownSession, 1);
-            return offset + step;
+            return offset + batch.step;
         };
         // As drivers/net/wireguard/receive.c `decrypt_packet`: the age first, so that a session
         // that is over costs nothing.
         let expired = common.age_ms(live) >= REJECT_AFTER_MS;
-        let mut count = 0;
-        let (mut bytes, mut not_authentic) = (0, 0);
-        while offset < total && count < RUN_MAX {
-            let end = (offset + step).min(total);
-            let message = &mut batch.bytes[offset..end];
-            if kind(message) != Some(Kind::Transport) || receiver(message) != first {
-                break;
-            }
-            match if expired { None } else { live.session.open(&common.aead, message) } {
-                Some(counter) => {
-                    self.run[count] = Opened { offset, len: end - offset, counter };
-                    count += 1;
-                    bytes += end - offset;
-                }
-                None => not_authentic += 1,
-            }
-            offset = end;
-        }
-        if not_authentic > 0 {
-            let reason =
-                if expired { DropReason::UnknownSession } else { DropReason::NotAuthentic };
-            common.counters.count_drop(reason, not_authentic);
-        }
-        let new = self.admit(common, live, count);
-        if new > 0 {
-            self.deliver(common, live, batch, new, tx);
-            // What was replayed does not count for the figures either, but it is rare.
-            live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-        offset
+        let session = (!expired).then_some(&live.session);
+        self.run.open(&common.aead, session, batch.bytes, offset, batch.step);
+        self.pass(common, live, expired, batch, tx);
+        self.run.end
     }
 
-    /// Keeps the new ones among the first `count` of the run; returns how many they are.
-    fn admit(&mut self, common: &Common, live: &Live, count: usize) -> usize {
+    /// Passes on what opened, as far as it is new.
+    fn pass(
+        &mut self,
+        common: &Common,
+        live: &Arc<Live>,
+        expired: bool,
+        batch: &mut Batch<'_>,
+        tx: &mut impl Transmit,
+    ) {
+        if self.run.failed > 0 {
+            let reason =
+                if expired { DropReason::UnknownSession } else { DropReason::NotAuthentic };
+            common.counters.count_drop(reason, self.run.failed);
+        }
+        // What was replayed does not count for the figures either, but it is rare.
+        let bytes: usize = self.run.opened().iter().map(|message| message.len).sum();
         let mut admission = live.session.admission();
-        let mut kept = 0;
-        for i in 0..count {
-            if admission.admit(self.run[i].counter) {
-                self.run[kept] = self.run[i];
-                kept += 1;
-            }
+        let replayed = self.run.keep(|counter| admission.admit(counter));
+        drop(admission);
+        if replayed > 0 {
+            common.counters.count_drop(DropReason::Replayed, replayed as u64);
         }
-        if kept < count {
-            common.counters.count_drop(DropReason::Replayed, (count - kept) as u64);
+        if !self.run.opened().is_empty() {
+            self.deliver(common, live, batch, tx);
+            live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        kept
     }
 
     fn deliver(
@@ -173,14 +177,13 @@ impl Inbound {
         common: &Common,
         live: &Arc<Live>,
         batch: &mut Batch<'_>,
-        count: usize,
         tx: &mut impl Transmit,
     ) {
         let table = common.shared.table.load();
         let mut allowed = Allowed { table: &table, live, last: None };
         let mut sink = TunSink { tx, steering: &common.steering };
         let mut data = false;
-        for &Opened { offset, len, .. } in self.run.iter().take(count) {
+        for &Opened { offset, len, .. } in self.run.opened() {
             let (from, to) = (offset + TRANSPORT_HEADER_LEN, offset + len - TAG_LEN);
             let Some(plain) = batch.bytes.get_mut(from..to) else { continue };
             if plain.is_empty() {

@@ -11,7 +11,9 @@
 //! itself it tells control, over bounded channels.
 
 mod inbound;
+mod inbound_handover;
 mod outbound;
+pub mod run;
 mod staging;
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::Sender;
 
 use crate::io::counters::Counters;
-use crate::io::{Received, Transmit};
+use crate::io::{Arrival, Received, Slot, Transmit};
 use crate::packet::merge::MergeConfig;
 use crate::table::Shared;
 use crate::table::event::Event;
@@ -30,8 +32,11 @@ use crate::table::shares::Shares;
 use crate::wire::wireguard::aead::Aead;
 use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MS};
 
+use super::handover::Exchange;
 use super::steering::Steering;
 use inbound::Inbound;
+use inbound_handover::InboundHandover;
+pub use inbound_handover::Job;
 use outbound::Outbound;
 
 /// An initiator also asks for a new session when it receives on one so old that it may end before
@@ -92,6 +97,8 @@ pub struct WireGuard {
     common: Common,
     outbound: Outbound,
     inbound: Inbound,
+    /// With several workers.
+    handover: Option<InboundHandover>,
 }
 
 impl WireGuard {
@@ -108,7 +115,7 @@ impl WireGuard {
         let now_ms = shared.clock.now_ms();
         let outbound = Outbound::new(queue, shared.generation.load(Ordering::Acquire));
         let common = Common { shared, control, counters, steering, aead: Aead::Ring, now_ms };
-        Self { common, outbound, inbound: Inbound::new(merge) }
+        Self { common, outbound, inbound: Inbound::new(merge), handover: None }
     }
 
     /// Tells it the port of its sockets, by which it knows its own messages.
@@ -125,13 +132,42 @@ impl WireGuard {
         self
     }
 
+    /// Has it open batches together with the other workers of `exchange`, as number `me`.
+    #[must_use]
+    pub fn sharing_by(mut self, exchange: Arc<Exchange<Job>>, me: u16) -> Self {
+        self.handover = Some(InboundHandover::new(exchange, me));
+        self
+    }
+
     pub(super) fn start_of_turn(&mut self, tx: &mut impl Transmit) {
         self.common.now_ms = self.common.shared.clock.now_ms();
         self.outbound.release_staged(&self.common, tx);
+        if let Some(handover) = &mut self.handover {
+            handover.start_of_turn(&self.common);
+            self.release(tx);
+        }
     }
 
     pub(super) fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit) {
+        if let Some(handover) = &mut self.handover {
+            handover.note_frame();
+        }
         self.outbound.frame(&self.common, frame, tx);
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.handover.as_ref().is_none_or(InboundHandover::has_room)
+    }
+
+    pub(super) fn take_on(&mut self, slot: Slot, arrival: Arrival) -> Result<(), Slot> {
+        match &mut self.handover {
+            Some(handover) => handover.take_on(&self.common, slot, arrival),
+            None => Err(slot),
+        }
+    }
+
+    pub(super) fn may_sleep(&self) -> bool {
+        self.handover.as_ref().is_none_or(InboundHandover::may_sleep)
     }
 
     pub(super) fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit) {
@@ -139,7 +175,31 @@ impl WireGuard {
     }
 
     pub(super) fn end_of_turn(&mut self, tx: &mut impl Transmit) {
+        if let Some(handover) = &mut self.handover {
+            handover.end_of_turn(&self.common);
+            self.release(tx);
+        }
         self.outbound.send(tx);
         self.inbound.flush(&self.common, tx);
     }
+
+    /// Passes on the receives taken on whose turn has come.
+    fn release(&mut self, tx: &mut impl Transmit) {
+        while let Some(handover) = &mut self.handover
+            && let Some(mut job) = handover.release()
+        {
+            let received = Received::new(&mut job.slot, job.arrival);
+            match job.opening {
+                Some(mut opening) => {
+                    self.inbound.opened(&self.common, received, &mut opening, tx);
+                    handover.put_back(opening.run);
+                }
+                None => self.inbound.datagrams(&self.common, received, tx),
+            }
+            tx.give_back(job.slot);
+        }
+    }
 }
+
+#[cfg(test)]
+mod handover_tests;

@@ -1,0 +1,209 @@
+//! Several cores for the traffic of one peer: batches are handed over, their order is kept.
+//!
+//! One WireGuard peer is one UDP 4-tuple, so all its messages arrive at one worker. What costs most
+//! of the time there, the cryptography, needs nothing of that worker; what needs its state (the
+//! replay window, merging, the tun write, the send) costs little. So a worker under load offers
+//! whole batches, whoever is idle does the former, and the owner does the latter, in the order in
+//! which it took the batches on, which is the order of each flow.
+//!
+//! ```text
+//! owner    receive ─► number ─► offer ──────────────┬────────► its own ──► release in order ─► tun
+//!                    (sequencer)   (exchange)       │ idle?                  ▲
+//! helper                                            └► open or seal ─► give back
+//! ```
+//!
+//! - [`policy`]: under little load nothing is handed over, and helpers that do not come are not
+//!   called again and again;
+//! - an owner without anything else to do takes back what it offered: it waits for nothing but the
+//!   one batch that each helper has in hand;
+//! - every queue is bounded, all memory is there from the start, nobody waits for a queue.
+
+pub mod exchange;
+pub mod policy;
+pub mod sequencer;
+
+use std::sync::Arc;
+
+pub use exchange::{Exchange, Numbered, Wake};
+use policy::Policy;
+use sequencer::Sequencer;
+
+/// Batches that a worker may have under way: as many as half the receive slots of a socket.
+pub const UNDER_WAY_MAX: usize = 64;
+/// Offered batches that may wait for each idle worker: it shall not run out of them while their
+/// owner is at one itself.
+const WAITING_PER_HELPER: usize = 2;
+
+/// One worker's part: as the owner of batches, and as a helper of others.
+pub struct Handover<J> {
+    me: usize,
+    exchange: Arc<Exchange<J>>,
+    sequencer: Sequencer<J>,
+    policy: Policy,
+    /// Where to look first for one to wake, and for work of others: everybody's turn comes.
+    wake_next: usize,
+    help_next: usize,
+    /// What became of the batches, for the counters.
+    done_by_helpers: u64,
+}
+
+impl<J> Handover<J> {
+    /// For worker `me`.
+    #[must_use]
+    pub fn new(exchange: Arc<Exchange<J>>, me: usize) -> Self {
+        Self {
+            me,
+            exchange,
+            sequencer: Sequencer::new(UNDER_WAY_MAX),
+            policy: Policy::default(),
+            wake_next: me + 1,
+            help_next: me + 1,
+            done_by_helpers: 0,
+        }
+    }
+
+    /// Notes a turn that found so many batches worth handing over.
+    #[inline]
+    pub fn turn(&mut self, batches: usize) {
+        let was_busy = self.policy.is_busy();
+        self.policy.turn(batches);
+        if self.policy.is_busy() != was_busy {
+            self.exchange.set_busy(self.me, !was_busy);
+        }
+    }
+
+    /// Whether what comes now must be numbered: it is to be offered, or others are before it.
+    #[inline]
+    #[must_use]
+    pub fn is_active(&self, now_ms: u64) -> bool {
+        self.sequencer.under_way() > 0 || self.policy.offers(now_ms)
+    }
+
+    /// How many batches are under way.
+    #[inline]
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.sequencer.under_way()
+    }
+
+    /// Whether another one can be taken on.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.sequencer.has_room()
+    }
+
+    /// Numbers something that is not for others; it is released when its turn comes.
+    ///
+    /// # Errors
+    /// Gives it back when there is no room.
+    pub fn line_up(&mut self, job: J) -> Result<(), J> {
+        let Some(ticket) = self.sequencer.number() else { return Err(job) };
+        self.sequencer.finish(ticket, job);
+        Ok(())
+    }
+
+    /// Numbers a batch and offers it. What is then [overdue](Self::overdue) this worker should do
+    /// before it takes on more.
+    ///
+    /// # Errors
+    /// Gives it back when there is no room.
+    pub fn submit(&mut self, job: J, now_ms: u64) -> Result<(), J> {
+        let Some(ticket) = self.sequencer.number() else { return Err(job) };
+        let batch = Numbered { owner: self.me, ticket, offered_ms: now_ms, job };
+        self.exchange.offer(batch).map_err(|batch| batch.job)?;
+        if self.policy.offers(now_ms) {
+            let waiting = self.exchange.offered_count(self.me);
+            let helpers = self.exchange.helpers(self.me);
+            // Those awake come by when they have done what they are at.
+            if waiting > helpers.idle - helpers.asleep
+                && let Some(woken) = self.exchange.wake_one(self.me, self.wake_next)
+            {
+                self.wake_next = woken + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest batch on offer, when nobody else would come to it soon. To be done and
+    /// [given back](Self::give_back).
+    pub fn overdue(&mut self, now_ms: u64) -> Option<Numbered<J>> {
+        let waiting = self.exchange.offered_count(self.me);
+        let overdue = waiting > 0
+            && (!self.policy.offers(now_ms)
+                || waiting > self.exchange.helpers(self.me).idle * WAITING_PER_HELPER);
+        if overdue { self.take_back(now_ms) } else { None }
+    }
+
+    /// Takes what helpers have done.
+    pub fn collect(&mut self, now_ms: u64) {
+        while let Some(batch) = self.exchange.returned(self.me) {
+            self.done_by_helpers += 1;
+            self.policy.done_by_helper(now_ms.saturating_sub(batch.offered_ms), now_ms);
+            self.finish(batch);
+        }
+    }
+
+    /// What is next in order, if it is done.
+    #[inline]
+    pub fn release(&mut self) -> Option<J> {
+        self.sequencer.release()
+    }
+
+    /// For a worker that has nothing else to do: a batch of its own that nobody has taken, else one
+    /// that another worker offers. To be done and [given back](Self::give_back).
+    pub fn next(&mut self, now_ms: u64) -> Option<Numbered<J>> {
+        if let Some(own) = self.take_back(now_ms) {
+            return Some(own);
+        }
+        if self.policy.is_busy() {
+            return None;
+        }
+        let batch = self.exchange.take_of_others(self.me, self.help_next)?;
+        self.help_next = batch.owner + 1;
+        Some(batch)
+    }
+
+    /// Passes on what is done: to be released, or to its owner. True if it was another worker's.
+    pub fn give_back(&mut self, batch: Numbered<J>) -> bool {
+        let others = batch.owner != self.me;
+        if others {
+            self.exchange.give_back(batch);
+        } else {
+            self.finish(batch);
+        }
+        others
+    }
+
+    /// Says that this worker is about to sleep; false if there is something to do.
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.exchange.may_sleep(self.me, !self.policy.is_busy())
+    }
+
+    /// Says that this worker is awake.
+    #[inline]
+    pub fn awake(&self) {
+        self.exchange.awake(self.me);
+    }
+
+    /// Batches that others have done since this was asked last.
+    pub fn take_done_by_helpers(&mut self) -> u64 {
+        std::mem::take(&mut self.done_by_helpers)
+    }
+
+    fn take_back(&mut self, now_ms: u64) -> Option<Numbered<J>> {
+        let batch = self.exchange.take(self.me)?;
+        self.policy.taken_back(now_ms);
+        Some(batch)
+    }
+
+    fn finish(&mut self, batch: Numbered<J>) {
+        self.sequencer.finish(batch.ticket, batch.job);
+    }
+}
+
+#[cfg(test)]
+mod simulation_tests;
+#[cfg(test)]
+mod tests;
