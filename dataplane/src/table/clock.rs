@@ -3,23 +3,22 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::sys;
-
 /// Where the time comes from: `CLOCK_BOOTTIME`, or a test.
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    Boottime,
+    /// Without a detour, for each turn of a worker asks.
+    Call(fn() -> u64),
     Other(Arc<dyn Fn() -> u64 + Send + Sync>),
 }
 
 impl Clock {
-    /// The kernel's.
+    /// The clock that `read` is, which must never go back.
     #[must_use]
-    pub fn boottime() -> Self {
-        Self(Source::Boottime)
+    pub fn of(read: fn() -> u64) -> Self {
+        Self(Source::Call(read))
     }
 
     /// A clock that asks `read`, which must never go back.
@@ -32,7 +31,7 @@ impl Clock {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         let now_ms = match &self.0 {
-            Source::Boottime => sys::clock::boottime_ms(),
+            Source::Call(read) => read(),
             Source::Other(read) => read(),
         };
         now_ms.max(1)

@@ -112,7 +112,7 @@ impl RunningDevice {
             under_load: false.into(),
             generation: 0.into(),
             mtu: lock(&config.device).link.mtu.into(),
-            clock: Clock::boottime(),
+            clock: Clock::of(sys::clock::boottime_ms),
         });
         let routes = RouteWatch::start(Arc::clone(&shared))
             .inspect_err(|error| warn!(%error, "routes to the peers are not followed"));
