@@ -1,10 +1,10 @@
 //! What a second core is worth: batches of one session, opened or sealed, and released in order.
 //!
 //! `cargo bench -p ringtun --bench handover`. In: batches of 45 messages of 1,452 bytes, two a
-//! turn, as a saturated receive brings them. Out: medians of interleaved rounds in nanoseconds a message:
-//! by one worker without any hand-over, by one with a helper, each on a core of its own, and the
-//! ratio; the share that the helper took; how far the two cores are from twice one, measured by
-//! both doing the same work with nothing in common.
+//! turn, as a saturated receive brings them. Out: medians of interleaved rounds in nanoseconds a
+//! message: by one worker without any hand-over, by one with a helper, each on a core of its own,
+//! and the ratio; the share that the helper took; how far the two cores are from twice one,
+//! measured by both doing the same work with nothing in common.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
