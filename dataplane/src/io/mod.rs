@@ -142,6 +142,10 @@ pub trait Handler {
     fn has_room(&self) -> bool {
         true
     }
+    /// Whether receives are to be offered by [`take_on`](Self::take_on).
+    fn takes_on(&self) -> bool {
+        false
+    }
     /// Takes on a receive with its slot, to be dealt with later and
     /// [given back](Transmit::give_back).
     ///

@@ -192,9 +192,11 @@ impl Uring {
             }
             let Some((mut slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
-                match handler.take_on(slot, arrival) {
-                    Ok(()) => continue,
-                    Err(back) => slot = back,
+                if handler.takes_on() {
+                    match handler.take_on(slot, arrival) {
+                        Ok(()) => continue,
+                        Err(back) => slot = back,
+                    }
                 }
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {

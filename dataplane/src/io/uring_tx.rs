@@ -370,6 +370,12 @@ impl Tx {
 
     /// The turn is over: slots that no write points into are free.
     pub(super) fn release_all(&mut self) {
+        if self.turn_slots.len() == 1 {
+            if let Some(slot) = self.turn_slots.pop() {
+                self.release(slot);
+            }
+            return;
+        }
         let mut slots = std::mem::take(&mut self.turn_slots);
         // The last one is the warmest, and goes on top.
         slots.drain(..).for_each(|slot| self.release(slot));

@@ -54,6 +54,14 @@ impl Handler for Path {
     }
 
     #[inline]
+    fn takes_on(&self) -> bool {
+        match self {
+            Self::Plain { .. } => false,
+            Self::WireGuard(wireguard) => wireguard.takes_on(),
+        }
+    }
+
+    #[inline]
     fn take_on(&mut self, slot: Slot, arrival: Arrival) -> Result<(), Slot> {
         match self {
             Self::Plain { .. } => Err(slot),

@@ -159,6 +159,10 @@ impl WireGuard {
         self.handover.as_ref().is_none_or(InboundHandover::has_room)
     }
 
+    pub(super) fn takes_on(&self) -> bool {
+        self.handover.is_some()
+    }
+
     pub(super) fn take_on(&mut self, slot: Slot, arrival: Arrival) -> Result<(), Slot> {
         match &mut self.handover {
             Some(handover) => handover.take_on(&self.common, slot, arrival),

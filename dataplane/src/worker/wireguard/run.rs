@@ -41,6 +41,7 @@ impl Default for Run {
 impl Run {
     /// Opens the messages of `bytes`, one every `step` bytes from `offset` on, as long as they are
     /// of the same session as the first. Without a `session` all of them fail.
+    #[inline]
     pub fn open(
         &mut self,
         aead: &Aead,
