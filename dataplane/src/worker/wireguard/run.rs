@@ -50,40 +50,49 @@ impl Run {
         offset: usize,
         step: usize,
     ) {
-        (self.count, self.failed, self.end) = (0, 0, offset);
+        // In registers as long as it goes on.
+        let (mut count, mut failed, mut end) = (0, 0, offset);
         let first = bytes.get(offset..).and_then(receiver);
-        while self.end < bytes.len() && self.count < RUN_MAX {
-            let (offset, end) = (self.end, (self.end + step).min(bytes.len()));
-            let message = &mut bytes[offset..end];
+        while end < bytes.len() && count < RUN_MAX {
+            let message = &mut bytes[end..];
+            let len = step.min(message.len());
+            let message = &mut message[..len];
             if kind(message) != Some(Kind::Transport) || receiver(message) != first {
                 break;
             }
             match session.and_then(|session| session.open(aead, message)) {
                 Some(counter) => {
-                    self.opened[self.count] = Opened { offset, len: end - offset, counter };
-                    self.count += 1;
+                    self.opened[count] = Opened { offset: end, len, counter };
+                    count += 1;
                 }
-                None => self.failed += 1,
+                None => failed += 1,
             }
-            self.end = end;
+            end += len;
         }
+        (self.count, self.failed, self.end) = (count, failed, end);
     }
 
     /// The messages that opened and were kept, in order.
+    #[inline]
     #[must_use]
     pub fn opened(&self) -> &[Opened] {
         &self.opened[..self.count]
     }
 
     /// Keeps those that `admit` admits, asked in order; returns how many it does not.
+    #[inline]
     pub fn keep(&mut self, mut admit: impl FnMut(u64) -> bool) -> usize {
+        let count = self.count;
         let mut kept = 0;
-        for i in 0..self.count {
+        for i in 0..count.min(RUN_MAX) {
             if admit(self.opened[i].counter) {
-                self.opened[kept] = self.opened[i];
+                if kept < i {
+                    self.opened[kept] = self.opened[i];
+                }
                 kept += 1;
             }
         }
-        std::mem::replace(&mut self.count, kept) - kept
+        self.count = kept;
+        count - kept
     }
 }
