@@ -59,6 +59,34 @@ fn more_than_fits_is_given_back() {
     assert!(released.iter().copied().eq(0..UNDER_WAY_MAX as u64));
 }
 
+#[test]
+fn a_direction_waits_for_its_own_batches_only() {
+    let exchange = exchange(&[thread::current(), thread::current()]);
+    let mut handover = under_load(&exchange, 0);
+    let mut helper = Handover::new(Arc::clone(&exchange), 1);
+    handover.submit(Lane::Inbound, 1, 0).unwrap();
+    let kept = helper.next(0).unwrap();
+    handover.line_up(Lane::Outbound, 2).unwrap();
+    assert_eq!(handover.release(Lane::Outbound), Some(2));
+    assert_eq!(handover.release(Lane::Inbound), None);
+    assert!(handover.offers(Lane::Inbound, 0) && !handover.offers(Lane::Outbound, 0));
+    assert!(helper.give_back(kept));
+    handover.collect(0);
+    assert_eq!(handover.release(Lane::Inbound), Some(1));
+}
+
+#[test]
+fn who_is_under_load_in_one_direction_helps_in_neither() {
+    let exchange = exchange(&[thread::current(), thread::current()]);
+    let mut handover = under_load(&exchange, 0);
+    handover.submit(Lane::Inbound, 1, 0).unwrap();
+    let mut other = Handover::new(Arc::clone(&exchange), 1);
+    (0..100).for_each(|_| other.turn(Lane::Outbound, 2));
+    (0..100).for_each(|_| other.turn(Lane::Inbound, 0));
+    assert!(other.next(0).is_none());
+    assert_eq!(handover.overdue(0).unwrap().job, 1);
+}
+
 /// Owner and helpers on threads of their own, each asleep whenever it may: nothing is lost,
 /// doubled or overtaken, and no wake is missed (the test would not end).
 #[test]
