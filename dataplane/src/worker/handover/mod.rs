@@ -1,15 +1,16 @@
 //! Several cores for the traffic of one peer: batches are handed over, their order is kept.
 //!
 //! One WireGuard peer is one UDP 4-tuple, so all its messages arrive at one worker, and all packets
-//! of one flow leave by one. What costs most of the time there, the cryptography, needs nothing of that worker; what needs its state (the
-//! replay window, merging, the tun write, the send) costs little. So a worker under load offers
-//! whole batches, whoever is idle does the former, and the owner does the latter, in the order in
-//! which it took the batches on, which is the order of each flow.
+//! of one flow leave by one. What costs most of the time there, the cryptography, needs nothing of
+//! that worker; what needs its state (the replay window, merging, the tun write, the send) costs
+//! little. So a worker under load offers whole batches, whoever is idle does the former, and the
+//! owner does the latter, in the order in which it took the batches on, which is the order of each
+//! flow.
 //!
 //! ```text
-//! owner    receive ─► number ─► offer ──────────────┬────────► its own ──► release in order ─► tun
-//!           frame    (sequencer)   (exchange)       │ idle?                  ▲              or wire
-//! helper                                            └► open or seal ─► give back
+//! owner    receive, frame ─► number ─► offer ─────┬────────► its own ──► release in order
+//!                       (sequencer) (exchange)    │ idle?                  ▲    └─► tun, UDP
+//! helper                                          └► open or seal ─► give back
 //! ```
 //!
 //! - the two directions are [`Lane`]s: each has an order of its own, and its own idea of whether

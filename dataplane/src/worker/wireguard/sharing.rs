@@ -4,9 +4,9 @@
 //! many messages of a session that is known here. Whatever else comes meanwhile waits behind them,
 //! unopened, so that nothing overtakes.
 //!
-//! Outbound: frames, slot and all, sealed into a send slot by whoever was free. Which ones are worth
-//! it: those of many packets that leave in one send. Whatever else is sealed meanwhile, by this
-//! worker as ever, is sent behind them ([`InOrder`]).
+//! Outbound: frames, slot and all, sealed into a send slot by whoever was free. Which ones are
+//! worth it: those of many packets that leave in one send. Whatever else is sealed meanwhile, by
+//! this worker as ever, is sent behind them ([`InOrder`]).
 
 use std::sync::Arc;
 

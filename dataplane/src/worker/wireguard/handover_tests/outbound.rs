@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use super::*;
 use crate::packet::ip::inner_packet;
 use crate::packet::virtio::{self, GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr};
-use crate::ring::receive::{SEND_SLOT_LEN, TUN_SLOT_LEN};
 use crate::worker::wireguard::sealing::split;
 
+/// Bytes of a slot, either kind.
+const SLOT_LEN: usize = 66_000;
 const FRAMES: u16 = 64;
 const SEND_SLOTS: u16 = crate::io::SEND_SLOTS;
 /// Send slots without which a backend hands over no frame.
@@ -53,9 +54,9 @@ impl Wire {
     fn new(peer: Session) -> Self {
         Self {
             peer,
-            frames: Pool::new(FRAMES, TUN_SLOT_LEN).unwrap().1,
+            frames: Pool::new(FRAMES, SLOT_LEN).unwrap().1,
             waiting: VecDeque::new(),
-            sends: Pool::new(SEND_SLOTS, SEND_SLOT_LEN).unwrap().1,
+            sends: Pool::new(SEND_SLOTS, SLOT_LEN).unwrap().1,
             packets: Vec::new(),
             counters: Vec::new(),
             bytes: 0,
