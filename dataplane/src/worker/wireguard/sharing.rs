@@ -161,6 +161,16 @@ impl Sharing {
         Ok(())
     }
 
+    /// Has a send wait for those under way.
+    #[cold]
+    fn line_up(&mut self, send: Outgoing, tx: &mut impl Transmit) {
+        let numbered = self.handover.line_up(Lane::Outbound, Job(Work::Send(send)));
+        // There is room for as many as there are slots.
+        if let Err(Job(Work::Send(Outgoing { slot, to, len, segment_len }))) = numbered {
+            tx.send(slot, to, len, segment_len);
+        }
+    }
+
     /// Takes what helpers have done.
     pub(super) fn start_of_turn(&mut self, common: &Common) {
         self.handover.awake();
@@ -255,17 +265,12 @@ impl<T: Transmit> Transmit for InOrder<'_, T> {
 
     #[inline]
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
-        let mut send = Outgoing { slot, to, len, segment_len };
-        if let Some(sharing) = &mut self.sharing
-            && sharing.handover.under_way(Lane::Outbound) > 0
-        {
-            match sharing.handover.line_up(Lane::Outbound, Job(Work::Send(send))) {
-                Err(Job(Work::Send(back))) => send = back,
-                Ok(()) | Err(_) => return,
+        match &mut self.sharing {
+            Some(sharing) if sharing.handover.under_way(Lane::Outbound) > 0 => {
+                sharing.line_up(Outgoing { slot, to, len, segment_len }, self.tx);
             }
+            _ => self.tx.send(slot, to, len, segment_len),
         }
-        let Outgoing { slot, to, len, segment_len } = send;
-        self.tx.send(slot, to, len, segment_len);
     }
 
     #[inline]
