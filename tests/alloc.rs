@@ -4,8 +4,10 @@
 //! allocations are counted; the right end is a `ringtun up` process.
 #![allow(clippy::unwrap_used)]
 
+mod alloc_handover;
 mod alloc_wireguard;
 
+use alloc_handover::workers_that_help_each_other_allocate_nothing as helping;
 use alloc_wireguard::a_wireguard_worker_allocates_nothing_after_start as wireguard;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -49,10 +51,13 @@ fn main() -> ExitCode {
     }));
     let name = "wireguard::a_worker_allocates_nothing_after_start";
     cases.push(Case::new(name, || wireguard(&AeadLibrary::Ring)));
+    let name = "wireguard::workers_that_help_each_other_allocate_nothing";
+    cases.push(Case::new(name, || helping(&AeadLibrary::Ring)));
     let name = "wireguard::ipsec_mb::a_worker_allocates_nothing_after_start";
     cases.push(Case::maybe(name, || match AeadLibrary::ipsec_mb() {
         Ok(library) => {
             wireguard(&library);
+            helping(&library);
             None
         }
         Err(error) => Some(format!("{error} (apt install libipsec-mb1)")),

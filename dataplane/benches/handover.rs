@@ -15,7 +15,7 @@ use std::time::Instant;
 use ringtun::engine::AeadLibrary;
 use ringtun::wire::wireguard::aead::Aead;
 use ringtun::wire::wireguard::session::{Session, TransportKeys};
-use ringtun::worker::handover::{Exchange, Handover, UNDER_WAY_MAX, Wake};
+use ringtun::worker::handover::{Exchange, Handover, Lane, UNDER_WAY_MAX, Wake};
 use ringtun::worker::wireguard::run::Run;
 use zeroize::Zeroizing;
 
@@ -193,7 +193,7 @@ impl Owner {
         let mut found = 0;
         for job in turn {
             found += 1;
-            if self.handover.submit(job, now_ms).is_err() {
+            if self.handover.submit(Lane::Inbound, job, now_ms).is_err() {
                 panic!("no room");
             }
             while let Some(mut batch) = self.handover.overdue(now_ms) {
@@ -202,16 +202,16 @@ impl Owner {
             }
         }
         if found > 0 {
-            self.handover.turn(found);
+            self.handover.turn(Lane::Inbound, found);
         } else if let Some(mut batch) = self.handover.next(now_ms) {
             batch.job.work(&self.aead);
             self.handover.give_back(batch);
         }
         self.handover.collect(now_ms);
-        while let Some(job) = self.handover.release() {
+        while let Some(job) = self.handover.release(Lane::Inbound) {
             self.release(job);
         }
-        if found == 0 && self.handover.under_way() > 0 && self.handover.may_sleep() {
+        if found == 0 && self.handover.under_way(Lane::Inbound) > 0 && self.handover.may_sleep() {
             thread::park();
         }
         found

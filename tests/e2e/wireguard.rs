@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringtun::control::status::{Status, Worker};
+use ringtun::control::status::Status;
 use ringtun::engine::AeadLibrary;
 use ringtun::lab::traffic::{Stop, TcpStreams, UdpSequences, probe, tcp_streams, udp_sequences};
 use ringtun::lab::{Address, Host, Pair, Process};
@@ -208,7 +208,8 @@ fn several_workers(io: &str) {
     processes.into_iter().for_each(stop);
 }
 
-/// More than they can do, of several flows but one peer: with io_uring they help each other.
+/// More than they can do, of several flows but one peer, each way in turn: with io_uring they help
+/// each other to seal and to open.
 fn order(io: &str) {
     let (pair, _, processes) = both(io, &["--workers", "2"]);
     assert!(reaches(&pair, 0, inner(1), PATIENCE));
@@ -219,29 +220,56 @@ fn order(io: &str) {
         packets_per_second: None,
         ..UdpSequences::default()
     };
-    let (hosts, to) = ((&pair.left, &pair.right), SocketAddr::new(inner(1), 0));
-    let total = udp_sequences(hosts.0, hosts.1, to, &plan, &Stop::default()).unwrap().total();
-    let wrong = (total.reordered, total.duplicated, total.corrupted);
-    assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
-    let handed_over = || {
-        let workers = status(1).unwrap().workers;
-        let sum = |of: fn(&Worker) -> u64| workers.iter().map(of).sum::<u64>();
-        (sum(|worker| worker.handed_over), sum(|worker| worker.helped))
-    };
+    let both_ways = [(&pair.left, &pair.right, 1), (&pair.right, &pair.left, 0)];
+    for (from, to, receiver) in both_ways {
+        let address = SocketAddr::new(inner(receiver), 0);
+        let total = udp_sequences(from, to, address, &plan, &Stop::default()).unwrap().total();
+        let wrong = (total.reordered, total.duplicated, total.corrupted);
+        assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
+    }
     let until = Instant::now() + PATIENCE;
-    while handed_over().0 == 0 && io == "uring" {
-        assert!(Instant::now() < until, "nobody helps");
-        let duration = Duration::from_millis(300);
-        let load = TcpStreams { streams: 1, duration, bytes_max: None, verify: None };
-        tcp_streams(hosts.0, hosts.1, to, &load, &Stop::default()).unwrap();
+    if io == "uring" {
+        for (from, to, receiver) in both_ways {
+            let before = [0, 1].map(handed_over);
+            // Of the sender few batches are to be opened, of the receiver few are to be sealed.
+            while (0..2).any(|end| handed_over(end) == before[end]) {
+                assert!(Instant::now() < until, "nobody helps: {before:?}");
+                super_packets_and_others(from, to, SocketAddr::new(inner(receiver), 0));
+            }
+        }
     }
     // A batch is counted at both its ends, not at the same instant.
-    while (handed_over().0, handed_over().0) != handed_over() {
-        assert!(Instant::now() < until, "{:?}", handed_over());
-        thread::sleep(Duration::from_millis(10));
+    for end in 0..2 {
+        while handed_over(end) != helped(end) {
+            assert!(Instant::now() < until, "{} {}", handed_over(end), helped(end));
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(io == "uring" || handed_over(end) == 0);
     }
-    assert!(io == "uring" || handed_over() == (0, 0));
     processes.into_iter().for_each(stop);
+}
+
+/// Frames that are handed over and, of other flows, frames that are not: these keep their order.
+fn super_packets_and_others(from: &Host, to: &Host, address: SocketAddr) {
+    let duration = Duration::from_millis(300);
+    let load = TcpStreams { streams: 2, duration, bytes_max: None, verify: None };
+    let packets_per_second = Some(5_000.0);
+    let plan = UdpSequences { flows: 4, duration, packets_per_second, ..UdpSequences::default() };
+    thread::scope(|scope| {
+        let udp = scope.spawn(|| udp_sequences(from, to, address, &plan, &Stop::default()));
+        tcp_streams(from, to, address, &load, &Stop::default()).unwrap();
+        let total = udp.join().unwrap().unwrap().total();
+        let wrong = (total.reordered, total.duplicated, total.corrupted);
+        assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
+    });
+}
+
+fn handed_over(end: usize) -> u64 {
+    status(end).unwrap().workers.iter().map(|worker| worker.handed_over).sum()
+}
+
+fn helped(end: usize) -> u64 {
+    status(end).unwrap().workers.iter().map(|worker| worker.helped).sum()
 }
 
 /// The peer answers from another address: whoever sent to the old one follows.

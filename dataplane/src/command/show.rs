@@ -271,7 +271,7 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
         (sum(|worker| worker.receive_starved), "receives paused for want of buffers, nothing lost"),
         (
             sum(|worker| worker.handed_over),
-            "received batches opened by a worker other than their own",
+            "batches opened or sealed by a worker other than their own",
         ),
         (sum(|worker| worker.gso_refused), "sends repeated packet by packet, UDP_SEGMENT refused"),
     ];

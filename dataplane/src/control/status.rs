@@ -199,9 +199,9 @@ pub struct Worker {
     pub bad_checksums: u64,
     /// Receives that ran out of buffers.
     pub receive_starved: u64,
-    /// Received batches that another worker opened for this one.
+    /// Batches that another worker opened or sealed for this one.
     pub handed_over: u64,
-    /// Received batches that this worker opened for others.
+    /// Batches that this worker opened or sealed for others.
     pub helped: u64,
     /// Sends repeated unsegmented.
     pub gso_refused: u64,

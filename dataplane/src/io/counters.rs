@@ -175,9 +175,9 @@ pub struct Counters {
     pub bad_checksums: Count,
     /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
     pub receive_starved: Count,
-    /// Received batches that another worker opened for this one.
+    /// Batches that another worker opened or sealed for this one.
     pub handed_over: Count,
-    /// Received batches that this worker opened for others.
+    /// Batches that this worker opened or sealed for others.
     pub helped: Count,
     /// Sends repeated unsegmented after the path refused `UDP_SEGMENT`.
     pub gso_refused: Count,

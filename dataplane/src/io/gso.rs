@@ -43,6 +43,13 @@ impl GsoTable {
         Self { refused: Vec::with_capacity(DESTINATIONS_MAX), enabled }
     }
 
+    /// Whether nothing is refused.
+    #[inline]
+    #[must_use]
+    pub fn allows_all(&self) -> bool {
+        self.enabled && self.refused.is_empty()
+    }
+
     /// Whether segments of `segment_len` bytes may go to `to` by `UDP_SEGMENT`.
     #[inline]
     #[must_use]

@@ -154,6 +154,19 @@ pub trait Handler {
     fn take_on(&mut self, slot: Slot, _arrival: Arrival) -> Result<(), Slot> {
         Err(slot)
     }
+    /// Takes on a frame of `len` bytes with its slot, to be dealt with later and
+    /// [given back](Transmit::give_back_frame).
+    ///
+    /// # Errors
+    /// Gives the slot back at once when the frame is to be handed over in the usual way.
+    fn take_on_frame(
+        &mut self,
+        slot: Slot,
+        _len: usize,
+        _tx: &mut impl Transmit,
+    ) -> Result<(), Slot> {
+        Err(slot)
+    }
     /// Asked before the backend waits for something to come; false if there is something to do.
     fn may_sleep(&self) -> bool {
         true
@@ -174,6 +187,9 @@ pub trait Transmit {
     /// Takes back the slot of a receive that was [taken on](Handler::take_on); as in
     /// [`Handler::datagrams`] it stays valid until all that points into it is done.
     fn give_back(&mut self, slot: Slot);
+    /// Takes back the slot of a frame that was [taken on](Handler::take_on_frame). Not called where
+    /// frames are not handed over with their slots.
+    fn give_back_frame(&mut self, _slot: Slot) {}
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
 }

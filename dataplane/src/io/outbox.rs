@@ -56,6 +56,8 @@ pub enum Settled {
 /// Free send slots and the fate of used ones.
 pub struct Outbox {
     free: Vec<Slot>,
+    /// Slots that are neither free nor queued: being filled, here or at another worker.
+    taken: usize,
     gso: GsoTable,
     counters: Arc<Counters>,
     notices: Sender<Notice>,
@@ -70,21 +72,26 @@ impl Outbox {
         counters: Arc<Counters>,
         notices: Sender<Notice>,
     ) -> Self {
-        Self { free: slots, gso: GsoTable::new(gso), counters, notices }
+        Self { free: slots, taken: 0, gso: GsoTable::new(gso), counters, notices }
     }
 
     /// A free slot, the one used last first: it is still in the cache.
     #[inline]
     pub fn take(&mut self) -> Option<Slot> {
-        self.free.pop()
+        let slot = self.free.pop()?;
+        self.taken += 1;
+        Some(slot)
     }
 
-    /// Whether a frame would find send slots and room in the queue; otherwise it is better left
-    /// with the kernel.
+    /// Whether a frame would find send slots and room in the queue, besides what is being filled;
+    /// otherwise it is better left with the kernel.
     #[inline]
     #[must_use]
     pub fn has_room(&self, sends: &SendQueue) -> bool {
-        self.free.len() >= SLOTS_PER_FRAME && sends.room() >= SENDS_PER_FRAME
+        let sends_per_slot =
+            if self.gso.allows_all() { 1 } else { SENDS_PER_FRAME / SLOTS_PER_FRAME };
+        self.free.len() >= SLOTS_PER_FRAME
+            && sends.room() >= SENDS_PER_FRAME + self.taken * sends_per_slot
     }
 
     /// Slots that are free.
@@ -96,6 +103,7 @@ impl Outbox {
 
     /// Queues `datagrams`, segmented if their path takes that.
     pub fn queue(&mut self, sends: &mut SendQueue, slot: Slot, datagrams: Datagrams) {
+        self.taken = self.taken.saturating_sub(1);
         let segmented = datagrams.count() == 1
             || self.gso.allows(datagrams.to.endpoint.to, datagrams.segment_len);
         if let Err(slot) = sends.push(slot, datagrams, segmented) {
@@ -139,6 +147,7 @@ impl Outbox {
     /// Settles datagrams that were never queued.
     #[inline]
     pub fn sent_alone(&mut self, slot: Slot, datagrams: Datagrams) {
+        self.taken = self.taken.saturating_sub(1);
         self.sent(datagrams);
         self.free.push(slot);
     }

@@ -212,13 +212,26 @@ impl Uring {
                 break;
             }
             let Some((slot, len)) = self.tx.frames.pop_front() else { break };
-            handler.frame(slot.get(..len).unwrap_or_default(), &mut self.tx);
-            if self.config.multishot_read {
-                self.tx.lend(self.tx.files.queue, slot);
-            } else {
-                self.idle_frames.push(slot);
+            if let Err(slot) = handler.take_on_frame(slot, len, &mut self.tx) {
+                handler.frame(slot.get(..len).unwrap_or_default(), &mut self.tx);
+                self.return_frame(slot);
             }
         }
+    }
+
+    fn return_frame(&mut self, slot: Slot) {
+        if self.config.multishot_read {
+            self.tx.lend(self.tx.files.queue, slot);
+        } else {
+            self.idle_frames.push(slot);
+        }
+    }
+
+    /// Lends the slots of frames again that others have sealed meanwhile.
+    fn return_frames(&mut self) {
+        let mut slots = std::mem::take(&mut self.tx.frame_slots);
+        slots.drain(..).for_each(|slot| self.return_frame(slot));
+        self.tx.frame_slots = slots;
     }
 }
 
@@ -252,6 +265,7 @@ impl Backend for Uring {
         self.hand_out_datagrams(handler);
         self.hand_out_frames(handler);
         handler.end_of_turn(&mut self.tx);
+        self.return_frames();
         let tx = &mut self.tx;
         tx.send_alone();
         tx.release_all();

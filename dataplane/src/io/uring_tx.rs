@@ -67,6 +67,8 @@ pub(super) struct Tx {
     wrote: bool,
     /// Slots whose datagrams the worker is done with when the turn ends.
     pub(super) turn_slots: Vec<Slot>,
+    /// Slots of frames that the worker had taken on and is done with.
+    pub(super) frame_slots: Vec<Slot>,
 }
 
 impl Tx {
@@ -110,6 +112,7 @@ impl Tx {
             held: None,
             wrote: false,
             turn_slots: Vec::with_capacity(slot_count),
+            frame_slots: Vec::with_capacity(usize::from(FRAME_SLOTS)),
             files,
         }
     }
@@ -451,6 +454,10 @@ impl Transmit for Tx {
 
     fn give_back(&mut self, slot: Slot) {
         self.turn_slots.push(slot);
+    }
+
+    fn give_back_frame(&mut self, slot: Slot) {
+        self.frame_slots.push(slot);
     }
 
     fn merge_refused(&self) -> bool {

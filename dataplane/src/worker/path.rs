@@ -70,6 +70,19 @@ impl Handler for Path {
     }
 
     #[inline]
+    fn take_on_frame(
+        &mut self,
+        slot: Slot,
+        len: usize,
+        tx: &mut impl Transmit,
+    ) -> Result<(), Slot> {
+        match self {
+            Self::Plain { .. } => Err(slot),
+            Self::WireGuard(wireguard) => wireguard.take_on_frame(slot, len, tx),
+        }
+    }
+
+    #[inline]
     fn may_sleep(&self) -> bool {
         match self {
             Self::Plain { .. } => true,

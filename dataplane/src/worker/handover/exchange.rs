@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use super::Lane;
 use super::sequencer::Ticket;
 
 /// Wakes a worker from outside.
@@ -21,6 +22,7 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 pub struct Numbered<J> {
     /// Whose it is.
     pub(super) owner: usize,
+    pub(super) lane: Lane,
     pub(super) ticket: Ticket,
     pub(super) offered_ms: u64,
     /// What is to be done, or has been.
@@ -56,9 +58,10 @@ pub(super) struct Helpers {
 }
 
 impl<J> Exchange<J> {
-    /// One desk for each of `wakes`, with room for `capacity` batches.
+    /// One desk for each of `wakes`, with room for `capacity` batches of each direction.
     #[must_use]
     pub fn new(wakes: impl IntoIterator<Item = Wake>, capacity: usize) -> Self {
+        let capacity = capacity * Lane::ALL.len();
         let desk = |wake| Desk {
             offered: ArrayQueue::new(capacity),
             returned: ArrayQueue::new(capacity),

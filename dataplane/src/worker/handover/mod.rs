@@ -1,17 +1,20 @@
 //! Several cores for the traffic of one peer: batches are handed over, their order is kept.
 //!
-//! One WireGuard peer is one UDP 4-tuple, so all its messages arrive at one worker. What costs most
-//! of the time there, the cryptography, needs nothing of that worker; what needs its state (the
-//! replay window, merging, the tun write, the send) costs little. So a worker under load offers
-//! whole batches, whoever is idle does the former, and the owner does the latter, in the order in
-//! which it took the batches on, which is the order of each flow.
+//! One WireGuard peer is one UDP 4-tuple, so all its messages arrive at one worker, and all packets
+//! of one flow leave by one. What costs most of the time there, the cryptography, needs nothing of
+//! that worker; what needs its state (the replay window, merging, the tun write, the send) costs
+//! little. So a worker under load offers whole batches, whoever is idle does the former, and the
+//! owner does the latter, in the order in which it took the batches on, which is the order of each
+//! flow.
 //!
 //! ```text
-//! owner    receive ─► number ─► offer ──────────────┬────────► its own ──► release in order ─► tun
-//!                    (sequencer)   (exchange)       │ idle?                  ▲
-//! helper                                            └► open or seal ─► give back
+//! owner    receive, frame ─► number ─► offer ─────┬────────► its own ──► release in order
+//!                       (sequencer) (exchange)    │ idle?                  ▲    └─► tun, UDP
+//! helper                                          └► open or seal ─► give back
 //! ```
 //!
+//! - the two directions are [`Lane`]s: each has an order of its own, and its own idea of whether
+//!   handing over pays; helpers are the same for both;
 //! - [`policy`]: under little load nothing is handed over, and helpers that do not come are not
 //!   called again and again;
 //! - an owner without anything else to do takes back what it offered: it waits for nothing but the
@@ -28,18 +31,35 @@ pub use exchange::{Exchange, Numbered, Wake};
 use policy::Policy;
 use sequencer::Sequencer;
 
-/// Batches that a worker may have under way: as many as half the receive slots of a socket.
+/// Batches that a worker may have under way in each direction: as many as half the receive slots of
+/// a socket, or all its send slots.
 pub const UNDER_WAY_MAX: usize = 64;
 /// Offered batches that may wait for each idle worker: it shall not run out of them while their
 /// owner is at one itself.
 const WAITING_PER_HELPER: usize = 2;
 
+/// A direction, whose batches keep their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// wire → tun: batches to be opened.
+    Inbound,
+    /// tun → wire: batches to be sealed.
+    Outbound,
+}
+
+impl Lane {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
+}
+
 /// One worker's part: as the owner of batches, and as a helper of others.
 pub struct Handover<J> {
     me: usize,
     exchange: Arc<Exchange<J>>,
-    sequencer: Sequencer<J>,
-    policy: Policy,
+    sequencers: [Sequencer<J>; Lane::ALL.len()],
+    policies: [Policy; Lane::ALL.len()],
+    /// As the others were told.
+    busy: bool,
     /// Where to look first for one to wake, and for work of others: everybody's turn comes.
     wake_next: usize,
     help_next: usize,
@@ -54,8 +74,9 @@ impl<J> Handover<J> {
         Self {
             me,
             exchange,
-            sequencer: Sequencer::new(UNDER_WAY_MAX),
-            policy: Policy::default(),
+            sequencers: Lane::ALL.map(|_| Sequencer::new(UNDER_WAY_MAX)),
+            policies: Lane::ALL.map(|_| Policy::default()),
+            busy: false,
             wake_next: me + 1,
             help_next: me + 1,
             done_by_helpers: 0,
@@ -64,42 +85,51 @@ impl<J> Handover<J> {
 
     /// Notes a turn that found so many batches worth handing over.
     #[inline]
-    pub fn turn(&mut self, batches: usize) {
-        let was_busy = self.policy.is_busy();
-        self.policy.turn(batches);
-        if self.policy.is_busy() != was_busy {
-            self.exchange.set_busy(self.me, !was_busy);
+    pub fn turn(&mut self, lane: Lane, batches: usize) {
+        self.policies[lane as usize].turn(batches);
+        let busy = self.policies.iter().any(Policy::is_busy);
+        if busy != self.busy {
+            self.busy = busy;
+            self.exchange.set_busy(self.me, busy);
         }
+    }
+
+    /// Whether batches that come now are to be offered.
+    #[inline]
+    #[must_use]
+    pub fn offers(&self, lane: Lane, now_ms: u64) -> bool {
+        self.policies[lane as usize].offers(now_ms)
     }
 
     /// Whether what comes now must be numbered: it is to be offered, or others are before it.
     #[inline]
     #[must_use]
-    pub fn is_active(&self, now_ms: u64) -> bool {
-        self.sequencer.under_way() > 0 || self.policy.offers(now_ms)
+    pub fn is_active(&self, lane: Lane, now_ms: u64) -> bool {
+        self.under_way(lane) > 0 || self.offers(lane, now_ms)
     }
 
     /// How many batches are under way.
     #[inline]
     #[must_use]
-    pub fn under_way(&self) -> usize {
-        self.sequencer.under_way()
+    pub fn under_way(&self, lane: Lane) -> usize {
+        self.sequencers[lane as usize].under_way()
     }
 
     /// Whether another one can be taken on.
     #[inline]
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.sequencer.has_room()
+    pub fn has_room(&self, lane: Lane) -> bool {
+        self.sequencers[lane as usize].has_room()
     }
 
     /// Numbers something that is not for others; it is released when its turn comes.
     ///
     /// # Errors
     /// Gives it back when there is no room.
-    pub fn line_up(&mut self, job: J) -> Result<(), J> {
-        let Some(ticket) = self.sequencer.number() else { return Err(job) };
-        self.sequencer.finish(ticket, job);
+    pub fn line_up(&mut self, lane: Lane, job: J) -> Result<(), J> {
+        let sequencer = &mut self.sequencers[lane as usize];
+        let Some(ticket) = sequencer.number() else { return Err(job) };
+        sequencer.finish(ticket, job);
         Ok(())
     }
 
@@ -108,11 +138,11 @@ impl<J> Handover<J> {
     ///
     /// # Errors
     /// Gives it back when there is no room.
-    pub fn submit(&mut self, job: J, now_ms: u64) -> Result<(), J> {
-        let Some(ticket) = self.sequencer.number() else { return Err(job) };
-        let batch = Numbered { owner: self.me, ticket, offered_ms: now_ms, job };
+    pub fn submit(&mut self, lane: Lane, job: J, now_ms: u64) -> Result<(), J> {
+        let Some(ticket) = self.sequencers[lane as usize].number() else { return Err(job) };
+        let batch = Numbered { owner: self.me, lane, ticket, offered_ms: now_ms, job };
         self.exchange.offer(batch).map_err(|batch| batch.job)?;
-        if self.policy.offers(now_ms) {
+        if self.offers(lane, now_ms) {
             let waiting = self.exchange.offered_count(self.me);
             let helpers = self.exchange.helpers(self.me);
             // Those awake come by when they have done what they are at.
@@ -130,7 +160,7 @@ impl<J> Handover<J> {
     pub fn overdue(&mut self, now_ms: u64) -> Option<Numbered<J>> {
         let waiting = self.exchange.offered_count(self.me);
         let overdue = waiting > 0
-            && (!self.policy.offers(now_ms)
+            && (!self.policies.iter().any(|policy| policy.offers(now_ms))
                 || waiting > self.exchange.helpers(self.me).idle * WAITING_PER_HELPER);
         if overdue { self.take_back(now_ms) } else { None }
     }
@@ -139,15 +169,16 @@ impl<J> Handover<J> {
     pub fn collect(&mut self, now_ms: u64) {
         while let Some(batch) = self.exchange.returned(self.me) {
             self.done_by_helpers += 1;
-            self.policy.done_by_helper(now_ms.saturating_sub(batch.offered_ms), now_ms);
+            let away_ms = now_ms.saturating_sub(batch.offered_ms);
+            self.policies[batch.lane as usize].done_by_helper(away_ms, now_ms);
             self.finish(batch);
         }
     }
 
     /// What is next in order, if it is done.
     #[inline]
-    pub fn release(&mut self) -> Option<J> {
-        self.sequencer.release()
+    pub fn release(&mut self, lane: Lane) -> Option<J> {
+        self.sequencers[lane as usize].release()
     }
 
     /// For a worker that has nothing else to do: a batch of its own that nobody has taken, else one
@@ -156,7 +187,7 @@ impl<J> Handover<J> {
         if let Some(own) = self.take_back(now_ms) {
             return Some(own);
         }
-        if self.policy.is_busy() {
+        if self.busy {
             return None;
         }
         let batch = self.exchange.take_of_others(self.me, self.help_next)?;
@@ -178,7 +209,7 @@ impl<J> Handover<J> {
     /// Says that this worker is about to sleep; false if there is something to do.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
-        self.exchange.may_sleep(self.me, !self.policy.is_busy())
+        self.exchange.may_sleep(self.me, !self.busy)
     }
 
     /// Says that this worker is awake.
@@ -194,12 +225,12 @@ impl<J> Handover<J> {
 
     fn take_back(&mut self, now_ms: u64) -> Option<Numbered<J>> {
         let batch = self.exchange.take(self.me)?;
-        self.policy.taken_back(now_ms);
+        self.policies[batch.lane as usize].taken_back(now_ms);
         Some(batch)
     }
 
     fn finish(&mut self, batch: Numbered<J>) {
-        self.sequencer.finish(batch.ticket, batch.job);
+        self.sequencers[batch.lane as usize].finish(batch.ticket, batch.job);
     }
 }
 

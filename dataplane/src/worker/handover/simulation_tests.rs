@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::{Exchange, Handover, Numbered, UNDER_WAY_MAX};
+use super::{Exchange, Handover, Lane, Numbered, UNDER_WAY_MAX};
 
 /// What only the owner of a batch can do: receiving, admitting, merging, writing.
 const OWNERS_PART_NS: u64 = 800;
@@ -131,14 +131,16 @@ impl Simulation {
         let worker = &mut self.workers[me];
         if let Some(own) = worker.handover.overdue(now_ms) {
             return self.work(now, me, spent, own);
-        } else if !worker.handover.has_room() {
+        } else if !worker.handover.has_room(Lane::Inbound) {
             // As if there were nothing to receive.
         } else if let Some(batch) = worker.arrived.pop_front() {
             spent += OWNERS_PART_NS;
-            let Ok(()) = worker.handover.submit(batch, now_ms) else { panic!("no room") };
+            let Ok(()) = worker.handover.submit(Lane::Inbound, batch, now_ms) else {
+                panic!("no room")
+            };
             return self.busy(now, me, spent);
         } else if let found @ 1.. = worker.receive(now) {
-            worker.handover.turn(found);
+            worker.handover.turn(Lane::Inbound, found);
             return self.busy(now, me, spent + ENTER_NS);
         }
         if let Some(batch) = worker.handover.next(now_ms) {
@@ -149,7 +151,7 @@ impl Simulation {
         }
         worker.doing = Doing::Sleeping;
         // Without room, what comes stays in the socket: only a batch that comes back wakes.
-        if worker.handover.has_room()
+        if worker.handover.has_room(Lane::Inbound)
             && let Some(next) = worker.next_arrival_ns()
         {
             self.events.push(Reverse((next.max(now + 1), me)));
@@ -160,7 +162,7 @@ impl Simulation {
         let worker = &mut self.workers[me];
         worker.handover.collect(now / MS);
         let mut spent = 0;
-        while let Some(batch) = worker.handover.release() {
+        while let Some(batch) = worker.handover.release(Lane::Inbound) {
             assert_eq!(batch.number, worker.released, "order");
             worker.released += 1;
             spent += OWNERS_PART_NS;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use super::{Exchange, Handover, UNDER_WAY_MAX};
+use super::{Exchange, Handover, Lane, UNDER_WAY_MAX};
 
 /// Wakes by `unpark`, which is not lost when the thread does not sleep yet: as an eventfd.
 fn exchange(workers: &[thread::Thread]) -> Arc<Exchange<u64>> {
@@ -18,7 +18,7 @@ fn exchange(workers: &[thread::Thread]) -> Arc<Exchange<u64>> {
 
 fn under_load(exchange: &Arc<Exchange<u64>>, me: usize) -> Handover<u64> {
     let mut handover = Handover::new(Arc::clone(exchange), me);
-    (0..100).for_each(|_| handover.turn(2));
+    (0..100).for_each(|_| handover.turn(Lane::Inbound, 2));
     handover
 }
 
@@ -27,11 +27,11 @@ fn without_others_everything_stays() {
     let exchange = exchange(&[thread::current()]);
     let mut handover = under_load(&exchange, 0);
     for number in 0..1_000 {
-        handover.submit(number, 0).unwrap();
+        handover.submit(Lane::Inbound, number, 0).unwrap();
         let own = handover.overdue(0).unwrap();
         assert_eq!(own.job, number);
         assert!(!handover.give_back(own));
-        assert_eq!(handover.release(), Some(number));
+        assert_eq!(handover.release(Lane::Inbound), Some(number));
     }
     assert_eq!(handover.take_done_by_helpers(), 0);
 }
@@ -44,19 +44,47 @@ fn more_than_fits_is_given_back() {
     let mut helper = Handover::new(Arc::clone(&exchange), 1);
     let mut kept = Vec::new();
     for number in 0..UNDER_WAY_MAX as u64 {
-        handover.submit(number, 0).unwrap();
+        handover.submit(Lane::Inbound, number, 0).unwrap();
         assert!(handover.overdue(0).is_none());
         kept.push(helper.next(0).unwrap());
     }
-    assert!(!handover.has_room());
-    assert_eq!(handover.submit(7, 0).unwrap_err(), 7);
-    assert_eq!(handover.line_up(8), Err(8));
+    assert!(!handover.has_room(Lane::Inbound));
+    assert_eq!(handover.submit(Lane::Inbound, 7, 0).unwrap_err(), 7);
+    assert_eq!(handover.line_up(Lane::Inbound, 8), Err(8));
     assert!(handover.may_sleep(), "all is with the helper");
     assert!(kept.drain(..).rev().all(|batch| helper.give_back(batch)));
     assert!(!handover.may_sleep());
     handover.collect(0);
-    let released: Vec<_> = std::iter::from_fn(|| handover.release()).collect();
+    let released: Vec<_> = std::iter::from_fn(|| handover.release(Lane::Inbound)).collect();
     assert!(released.iter().copied().eq(0..UNDER_WAY_MAX as u64));
+}
+
+#[test]
+fn a_direction_waits_for_its_own_batches_only() {
+    let exchange = exchange(&[thread::current(), thread::current()]);
+    let mut handover = under_load(&exchange, 0);
+    let mut helper = Handover::new(Arc::clone(&exchange), 1);
+    handover.submit(Lane::Inbound, 1, 0).unwrap();
+    let kept = helper.next(0).unwrap();
+    handover.line_up(Lane::Outbound, 2).unwrap();
+    assert_eq!(handover.release(Lane::Outbound), Some(2));
+    assert_eq!(handover.release(Lane::Inbound), None);
+    assert!(handover.offers(Lane::Inbound, 0) && !handover.offers(Lane::Outbound, 0));
+    assert!(helper.give_back(kept));
+    handover.collect(0);
+    assert_eq!(handover.release(Lane::Inbound), Some(1));
+}
+
+#[test]
+fn who_is_under_load_in_one_direction_helps_in_neither() {
+    let exchange = exchange(&[thread::current(), thread::current()]);
+    let mut handover = under_load(&exchange, 0);
+    handover.submit(Lane::Inbound, 1, 0).unwrap();
+    let mut other = Handover::new(Arc::clone(&exchange), 1);
+    (0..100).for_each(|_| other.turn(Lane::Outbound, 2));
+    (0..100).for_each(|_| other.turn(Lane::Inbound, 0));
+    assert!(other.next(0).is_none());
+    assert_eq!(handover.overdue(0).unwrap().job, 1);
 }
 
 /// Owner and helpers on threads of their own, each asleep whenever it may: nothing is lost,
@@ -106,10 +134,13 @@ fn own(mut owner: Handover<u64>, batches: u64) {
     while released < batches {
         // However seldom helpers come: in this time no pause lasts.
         now_ms += 10_000;
-        owner.turn(2);
+        owner.turn(Lane::Inbound, 2);
         let left = submitted < LEFT;
-        while submitted < batches && owner.has_room() && !(left && submitted > released) {
-            owner.submit(submitted, now_ms).unwrap();
+        while submitted < batches
+            && owner.has_room(Lane::Inbound)
+            && !(left && submitted > released)
+        {
+            owner.submit(Lane::Inbound, submitted, now_ms).unwrap();
             submitted += 1;
             while !left && let Some(mut own) = owner.overdue(now_ms) {
                 own.job *= 2;
@@ -117,7 +148,7 @@ fn own(mut owner: Handover<u64>, batches: u64) {
             }
         }
         owner.collect(now_ms);
-        while let Some(job) = owner.release() {
+        while let Some(job) = owner.release(Lane::Inbound) {
             assert_eq!(job, released * 2);
             released += 1;
         }

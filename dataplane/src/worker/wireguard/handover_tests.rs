@@ -21,6 +21,8 @@ use crate::wire::wireguard::messages::{TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_
 use crate::wire::wireguard::session::{Session, TransportKeys};
 use crate::worker::handover::UNDER_WAY_MAX;
 
+mod outbound;
+
 const PACKET_LEN: usize = 64;
 const STEP: usize = PACKET_LEN + TRANSPORT_OVERHEAD;
 

@@ -21,8 +21,8 @@ use crate::wire::wireguard::messages::{
 };
 use crate::worker::inbound::TunSink;
 
-use super::inbound_handover::Opening;
 use super::run::{Opened, Run};
+use super::sharing::Opening;
 use super::{Common, REJECT_AFTER_MS, REKEY_ON_RECEIVE_MS};
 
 /// The inbound half.

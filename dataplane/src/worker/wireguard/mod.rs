@@ -11,9 +11,10 @@
 //! itself it tells control, over bounded channels.
 
 mod inbound;
-mod inbound_handover;
 mod outbound;
 pub mod run;
+mod sealing;
+mod sharing;
 mod staging;
 
 use std::sync::Arc;
@@ -32,12 +33,12 @@ use crate::table::shares::Shares;
 use crate::wire::wireguard::aead::Aead;
 use crate::wire::wireguard::session::{REJECT_AFTER_MS, REKEY_AFTER_MS};
 
-use super::handover::Exchange;
+use super::handover::{Exchange, Lane};
 use super::steering::Steering;
 use inbound::Inbound;
-use inbound_handover::InboundHandover;
-pub use inbound_handover::Job;
 use outbound::Outbound;
+pub use sharing::Job;
+use sharing::{InOrder, Outgoing, Sharing, Work};
 
 /// An initiator also asks for a new session when it receives on one so old that it may end before
 /// the next packet (180 − 10 − 5 s).
@@ -98,7 +99,7 @@ pub struct WireGuard {
     outbound: Outbound,
     inbound: Inbound,
     /// With several workers.
-    handover: Option<InboundHandover>,
+    sharing: Option<Sharing>,
 }
 
 impl WireGuard {
@@ -115,7 +116,7 @@ impl WireGuard {
         let now_ms = shared.clock.now_ms();
         let outbound = Outbound::new(queue, shared.generation.load(Ordering::Acquire));
         let common = Common { shared, control, counters, steering, aead: Aead::Ring, now_ms };
-        Self { common, outbound, inbound: Inbound::new(merge), handover: None }
+        Self { common, outbound, inbound: Inbound::new(merge), sharing: None }
     }
 
     /// Tells it the port of its sockets, by which it knows its own messages.
@@ -132,46 +133,58 @@ impl WireGuard {
         self
     }
 
-    /// Has it open batches together with the other workers of `exchange`, as number `me`.
+    /// Has it open and seal batches together with the other workers of `exchange`, as number `me`.
     #[must_use]
     pub fn sharing_by(mut self, exchange: Arc<Exchange<Job>>, me: u16) -> Self {
-        self.handover = Some(InboundHandover::new(exchange, me));
+        self.sharing = Some(Sharing::new(exchange, me));
         self
     }
 
     pub(super) fn start_of_turn(&mut self, tx: &mut impl Transmit) {
         self.common.now_ms = self.common.shared.clock.now_ms();
-        self.outbound.release_staged(&self.common, tx);
-        if let Some(handover) = &mut self.handover {
-            handover.start_of_turn(&self.common);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.start_of_turn(&self.common);
             self.release(tx);
         }
+        let sharing = self.sharing.as_mut();
+        self.outbound.release_staged(&self.common, &mut InOrder { tx, sharing });
     }
 
     pub(super) fn frame(&mut self, frame: &[u8], tx: &mut impl Transmit) {
-        if let Some(handover) = &mut self.handover {
-            handover.note_frame();
+        let sharing = self.sharing.as_mut();
+        self.outbound.frame(&self.common, frame, &mut InOrder { tx, sharing });
+    }
+
+    pub(super) fn take_on_frame(
+        &mut self,
+        slot: Slot,
+        len: usize,
+        tx: &mut impl Transmit,
+    ) -> Result<(), Slot> {
+        let Some(sharing) = &mut self.sharing else { return Err(slot) };
+        if !sharing.wants(&self.common, slot.get(..len).unwrap_or_default()) {
+            return Err(slot);
         }
-        self.outbound.frame(&self.common, frame, tx);
+        self.outbound.hand_over(&self.common, slot, len, sharing, tx)
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.handover.as_ref().is_none_or(InboundHandover::has_room)
+        self.sharing.as_ref().is_none_or(Sharing::has_room)
     }
 
     pub(super) fn takes_on(&self) -> bool {
-        self.handover.is_some()
+        self.sharing.is_some()
     }
 
     pub(super) fn take_on(&mut self, slot: Slot, arrival: Arrival) -> Result<(), Slot> {
-        match &mut self.handover {
-            Some(handover) => handover.take_on(&self.common, slot, arrival),
+        match &mut self.sharing {
+            Some(sharing) => sharing.take_on(&self.common, slot, arrival),
             None => Err(slot),
         }
     }
 
     pub(super) fn may_sleep(&self) -> bool {
-        self.handover.as_ref().is_none_or(InboundHandover::may_sleep)
+        self.sharing.as_ref().is_none_or(Sharing::may_sleep)
     }
 
     pub(super) fn datagrams(&mut self, received: Received<'_>, tx: &mut impl Transmit) {
@@ -179,28 +192,45 @@ impl WireGuard {
     }
 
     pub(super) fn end_of_turn(&mut self, tx: &mut impl Transmit) {
-        if let Some(handover) = &mut self.handover {
-            handover.end_of_turn(&self.common);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.end_of_turn(&self.common);
             self.release(tx);
         }
-        self.outbound.send(tx);
+        let sharing = self.sharing.as_mut();
+        self.outbound.send(&mut InOrder { tx, sharing });
         self.inbound.flush(&self.common, tx);
     }
 
-    /// Passes on the receives taken on whose turn has come.
+    /// Passes on the batches taken on whose turn has come.
     fn release(&mut self, tx: &mut impl Transmit) {
-        while let Some(handover) = &mut self.handover
-            && let Some(mut job) = handover.release()
-        {
-            let received = Received::new(&mut job.slot, job.arrival);
-            match job.opening {
-                Some(mut opening) => {
-                    self.inbound.opened(&self.common, received, &mut opening, tx);
-                    handover.put_back(opening.run);
-                }
-                None => self.inbound.datagrams(&self.common, received, tx),
+        for lane in Lane::ALL {
+            while let Some(sharing) = &mut self.sharing
+                && let Some(work) = sharing.release(lane)
+            {
+                self.pass_on(work, tx);
             }
-            tx.give_back(job.slot);
+        }
+    }
+
+    fn pass_on(&mut self, work: Work, tx: &mut impl Transmit) {
+        match work {
+            Work::Receive(mut receive) => {
+                let received = Received::new(&mut receive.slot, receive.arrival);
+                match receive.opening {
+                    Some(mut opening) => {
+                        self.inbound.opened(&self.common, received, &mut opening, tx);
+                        if let Some(sharing) = &mut self.sharing {
+                            sharing.put_back(opening.run);
+                        }
+                    }
+                    None => self.inbound.datagrams(&self.common, received, tx),
+                }
+                tx.give_back(receive.slot);
+            }
+            Work::Frame(sealing) => self.outbound.sealed(&self.common, sealing, tx),
+            Work::Send(Outgoing { slot, to, len, segment_len }) => {
+                tx.send(slot, to, len, segment_len);
+            }
         }
     }
 }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::io::counters::DropReason;
-use crate::io::{Destination, Transmit};
+use crate::io::{Destination, SEND_SLOTS, Slot, Transmit};
 use crate::packet::ecn;
 use crate::packet::ip::{Headers, Part, UDP, destination, flow_hash};
 use crate::packet::split::Split;
-use crate::packet::virtio::{self, VirtioHdr};
+use crate::packet::virtio;
+use crate::table::Table;
 use crate::table::peer::Peer;
 use crate::table::sessions::Live;
-use crate::wire::wireguard::messages::{
-    TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD, padded_len,
-};
 use crate::wire::wireguard::session::REKEY_AFTER_MESSAGES;
 use crate::worker::batch::Batches;
 
+use super::sealing::{Sealing, Terms, is_one_send, message_len, seal, split, total_len};
+use super::sharing::{InOrder, Sharing};
 use super::staging::{FRAME_LEN_MAX, PEERS_MAX, Staging};
 use super::{Common, REJECT_AFTER_MS, REKEY_AFTER_MS};
 
@@ -28,6 +28,8 @@ pub(super) struct Outbound {
     pub(super) own_port: u16,
     batches: Batches,
     staging: Staging,
+    /// Send slots taken for frames that were not handed over after all: for the next ones.
+    spare: Vec<Slot>,
     /// Where a frame that has waited is put together.
     room: Box<[u8]>,
     /// The peers to look at in [`Self::release_staged`]; otherwise empty, with room for all.
@@ -44,6 +46,12 @@ enum Fate {
     NoSession,
 }
 
+/// Why a frame is not sealed.
+enum Refusal {
+    NoSession,
+    Drop(DropReason),
+}
+
 impl Outbound {
     pub(super) fn new(queue: u16, generation: u64) -> Self {
         Self {
@@ -51,6 +59,7 @@ impl Outbound {
             own_port: 0,
             batches: Batches::default(),
             staging: Staging::new(),
+            spare: Vec::with_capacity(SEND_SLOTS.into()),
             room: vec![0; FRAME_LEN_MAX].into(),
             waiting: Vec::with_capacity(PEERS_MAX),
             generation,
@@ -65,19 +74,21 @@ impl Outbound {
         // Here, for a frame that waits for a session comes by again.
         common.counters.tun_reads().count(split.as_ref().map_or(1, Split::count));
         let Some(split) = split else { return drop_one(DropReason::TunMalformed) };
-        if common.steering.is_active() {
-            common.steering.learn(flow_hash(packet), self.queue);
-        }
+        self.learn(common, packet);
         let table = common.shared.table.load();
-        let place = destination(packet).and_then(|address| table.allowed_ips.get(address));
-        let Some(peer) = place.and_then(|place| table.peers.get(place as usize)) else {
-            return drop_one(DropReason::NoPeer);
-        };
+        let Some(peer) = peer_of(&table, packet) else { return drop_one(DropReason::NoPeer) };
         if self.staging.holds(peer) && !self.release(common, peer, tx) {
             return self.stage(common, peer, frame);
         }
         if matches!(self.seal(common, peer, packet, &split, tx), Fate::NoSession) {
             self.stage(common, peer, frame);
+        }
+    }
+
+    #[inline]
+    fn learn(&self, common: &Common, packet: &[u8]) {
+        if common.steering.is_active() {
+            common.steering.learn(flow_hash(packet), self.queue);
         }
     }
 
@@ -90,34 +101,25 @@ impl Outbound {
         tx: &mut impl Transmit,
     ) -> Fate {
         let current = peer.current.load();
-        let Some(live) = current.as_ref().filter(|live| common.age_ms(live) < REJECT_AFTER_MS)
-        else {
+        let Some(live) = current.as_ref().filter(|live| is_usable(common, live)) else {
             return Fate::NoSession;
         };
         let count = split.count();
-        let Some(endpoint) = peer.endpoint.load().as_ref().map(|endpoint| **endpoint) else {
-            common.counters.count_drop(DropReason::NoEndpoint, count as u64);
-            return Fate::Done;
+        let Terms { to, first_counter, mtu } = match self.terms(common, live, packet, split) {
+            Ok(terms) => terms,
+            Err(Refusal::NoSession) => return Fate::NoSession,
+            Err(Refusal::Drop(reason)) => {
+                common.counters.count_drop(reason, count as u64);
+                return Fate::Done;
+            }
         };
-        // Sealed again and again it would grow, fall into fragments and multiply.
-        if is_message(packet, self.own_port, endpoint.to) {
-            common.counters.count_drop(DropReason::RoutingLoop, count as u64);
-            return Fate::Done;
-        }
-        let Some(first) = live.session.reserve(count as u64) else { return Fate::NoSession };
-        let to = Destination { endpoint, class: ecn::outer_class(packet) };
-        let mtu = common.shared.mtu.load(Ordering::Relaxed) as usize;
-        let message_len = |i: usize| padded_len(split.len_of(i), mtu) + TRANSPORT_OVERHEAD;
-        let total_len = message_len(0) * (count - 1) + message_len(count - 1);
-        self.batches.make_room(&to, count, message_len(0), total_len, tx);
+        let first_len = message_len(split, 0, mtu);
+        self.batches.make_room(&to, count, first_len, total_len(split, mtu), tx);
         let (part, mut sent) = (Part::of(packet), 0);
-        for (i, counter) in (0..count).zip(first..) {
-            let len = message_len(i);
+        for (i, counter) in (0..count).zip(first_counter..) {
+            let len = message_len(split, i, mtu);
             let fits = self.batches.push(&to, len, part, tx, |message| {
-                let end = TRANSPORT_HEADER_LEN + split.len_of(i);
-                split.write(i, &mut message[TRANSPORT_HEADER_LEN..end]);
-                message[end..len - TAG_LEN].fill(0);
-                live.session.seal(&common.aead, counter, message);
+                seal(&common.aead, &live.session, counter, (split, i), message);
             });
             if !fits {
                 common.counters.count_drop(DropReason::SendSlotsBusy, (count - i) as u64);
@@ -130,6 +132,88 @@ impl Outbound {
         }
         want_successor(common, peer, live);
         Fate::Done
+    }
+
+    /// On what terms the packets of a frame go to the session's peer. Their counters are theirs
+    /// from here on, used or not.
+    #[inline]
+    fn terms(
+        &self,
+        common: &Common,
+        live: &Live,
+        packet: &[u8],
+        split: &Split<'_>,
+    ) -> Result<Terms, Refusal> {
+        let Some(endpoint) = live.peer.endpoint.load().as_ref().map(|endpoint| **endpoint) else {
+            return Err(Refusal::Drop(DropReason::NoEndpoint));
+        };
+        // Sealed again and again it would grow, fall into fragments and multiply.
+        if is_message(packet, self.own_port, endpoint.to) {
+            return Err(Refusal::Drop(DropReason::RoutingLoop));
+        }
+        let reserved = live.session.reserve(split.count() as u64);
+        let first_counter = reserved.ok_or(Refusal::NoSession)?;
+        let to = Destination { endpoint, class: ecn::outer_class(packet) };
+        Ok(Terms { to, first_counter, mtu: mtu(common) })
+    }
+
+    /// Hands a frame over, of which `len` bytes are in `slot`.
+    ///
+    /// # Errors
+    /// Gives it back, not counted anywhere yet, if it is not for others: it waits or is dropped, or
+    /// is more than one send.
+    pub(super) fn hand_over(
+        &mut self,
+        common: &Common,
+        slot: Slot,
+        len: usize,
+        sharing: &mut Sharing,
+        tx: &mut impl Transmit,
+    ) -> Result<(), Slot> {
+        let frame = slot.get(..len).unwrap_or_default();
+        let packet = frame.get(virtio::LEN..).unwrap_or_default();
+        let Some(split) = split(frame).filter(|split| is_one_send(split, mtu(common))) else {
+            return Err(slot);
+        };
+        let table = common.shared.table.load();
+        let peer = peer_of(&table, packet).filter(|peer| !self.staging.holds(peer));
+        let current = peer.map(|peer| peer.current.load());
+        let live = current.as_ref().and_then(|current| current.as_ref());
+        let Some(live) = live.filter(|live| is_usable(common, live)) else { return Err(slot) };
+        let Some(place) = self.spare.pop().or_else(|| tx.send_slot()) else { return Err(slot) };
+        let Ok(terms) = self.terms(common, live, packet, &split) else {
+            self.spare.push(place);
+            return Err(slot);
+        };
+        common.counters.tun_reads().count(split.count());
+        self.learn(common, packet);
+        want_successor(common, &live.peer, live);
+        let (live, count) = (Arc::clone(live), split.count());
+        let (frame, frame_len) = (slot, len);
+        let sealing =
+            Sealing { frame, frame_len, count, live, terms, place, len: 0, segment_len: 0 };
+        // What came before it has its place before it.
+        self.batches.send(&mut InOrder { tx, sharing: Some(&mut *sharing) });
+        sharing.take_on_frame(common, sealing).map_err(|(frame, place)| {
+            self.spare.push(place);
+            frame
+        })
+    }
+
+    /// Sends a frame that was handed over, now that its turn has come.
+    pub(super) fn sealed(&mut self, common: &Common, sealing: Sealing, tx: &mut impl Transmit) {
+        let missing = sealing.count.saturating_sub(sealing.sealed_count());
+        let Sealing { frame, live, terms, place, len, segment_len, .. } = sealing;
+        if missing > 0 {
+            common.counters.count_drop(DropReason::SendSlotsBusy, missing as u64);
+        }
+        if len > 0 {
+            tx.send(place, terms.to, len, segment_len);
+            note_sent(common, &live.peer, len);
+        } else {
+            self.spare.push(place);
+        }
+        tx.give_back_frame(frame);
     }
 
     fn stage(&mut self, common: &Common, peer: &Arc<Peer>, frame: &[u8]) {
@@ -169,8 +253,7 @@ impl Outbound {
 
     /// Sends what waits for `peer`, in order; false if there is still no session.
     fn release(&mut self, common: &Common, peer: &Arc<Peer>, tx: &mut impl Transmit) -> bool {
-        let usable = |live: &Arc<Live>| common.age_ms(live) < REJECT_AFTER_MS;
-        if !peer.current.load().as_ref().is_some_and(usable) {
+        if !peer.current.load().as_ref().is_some_and(|live| is_usable(common, live)) {
             return false;
         }
         let mut room = std::mem::take(&mut self.room);
@@ -206,9 +289,21 @@ fn is_message(packet: &[u8], own_port: u16, to: SocketAddr) -> bool {
     })
 }
 
-fn split(frame: &[u8]) -> Option<Split<'_>> {
-    let packet = frame.get(virtio::LEN..)?;
-    VirtioHdr::decode(frame).and_then(|header| Split::new(&header, packet).ok())
+/// Whose a packet is: the peer of the longest allowed IP.
+#[inline]
+fn peer_of<'a>(table: &'a Table, packet: &[u8]) -> Option<&'a Arc<Peer>> {
+    let place = table.allowed_ips.get(destination(packet)?)?;
+    table.peers.get(place as usize)
+}
+
+#[inline]
+fn is_usable(common: &Common, live: &Live) -> bool {
+    common.age_ms(live) < REJECT_AFTER_MS
+}
+
+#[inline]
+fn mtu(common: &Common) -> usize {
+    common.shared.mtu.load(Ordering::Relaxed) as usize
 }
 
 /// The peer's figures and timers after a batch that has really gone to the socket.
