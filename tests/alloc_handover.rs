@@ -20,7 +20,7 @@ use ringtun::table::shares::Shares;
 use ringtun::table::{Shared, Table};
 use ringtun::wire::wireguard::keys::PublicKey;
 use ringtun::wire::wireguard::session::{Session, TransportKeys};
-use ringtun::worker::handover::{Exchange, UNDER_WAY_MAX, Wake};
+use ringtun::worker::handover::{Exchange, Wake};
 use ringtun::worker::path::Path;
 use ringtun::worker::steering::Steering;
 use ringtun::worker::wireguard::WireGuard;
@@ -146,7 +146,7 @@ pub(crate) fn workers_that_help_each_other_allocate_nothing(aead: &AeadLibrary) 
     let (handshakes, proven) = (events.clone(), events.clone());
     let control = ToControl { events, handshakes, proven, shares: Shares::new() };
     let wakes = (0..2).map(|_| Box::new(|| ()) as Wake);
-    let exchange = Arc::new(Exchange::new(wakes, UNDER_WAY_MAX));
+    let exchange = Arc::new(Exchange::new(wakes));
     let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
     let mut workers = [0u16, 1].map(|me| {
         let (shared, counters) = (Arc::clone(&shared), Arc::clone(&counters[usize::from(me)]));

@@ -15,7 +15,7 @@ use std::time::Instant;
 use ringtun::engine::AeadLibrary;
 use ringtun::wire::wireguard::aead::Aead;
 use ringtun::wire::wireguard::session::{Session, TransportKeys};
-use ringtun::worker::handover::{Exchange, Handover, Lane, UNDER_WAY_MAX, Wake};
+use ringtun::worker::handover::{Exchange, Handover, Lane, Wake};
 use ringtun::worker::wireguard::run::Run;
 use zeroize::Zeroizing;
 
@@ -84,8 +84,7 @@ fn compare(library: &AeadLibrary, seals: bool) {
             ratios.push(one / two);
             independent.push(owner.two_at_once(library));
         }
-        let helped = owner.handover.take_done_by_helpers() as f64;
-        let part = 100.0 * helped / (ROUNDS * BATCHES) as f64;
+        let part = 100.0 * owner.helped as f64 / (ROUNDS * BATCHES) as f64;
         let [alone, together, ratio, independent] =
             [alone, together, ratios, independent].map(median);
         println!(
@@ -106,7 +105,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn exchange(workers: [Thread; 2]) -> Arc<Exchange<Job>> {
     let wakes = workers.map(|worker| Box::new(move || worker.unpark()) as Wake);
-    Arc::new(Exchange::new(wakes, UNDER_WAY_MAX))
+    Arc::new(Exchange::new(wakes))
 }
 
 /// A worker without traffic of its own.
@@ -130,6 +129,8 @@ struct Owner {
     aead: Aead,
     jobs: Vec<Job>,
     done: Vec<Job>,
+    /// Batches that the helper has done.
+    helped: u64,
     begin: Instant,
 }
 
@@ -148,7 +149,7 @@ impl Owner {
         };
         let jobs = (0..BATCHES).map(job).collect();
         let (aead, done) = (library.for_worker().unwrap(), Vec::with_capacity(BATCHES));
-        Self { handover, session, aead, jobs, done, begin: Instant::now() }
+        Self { handover, session, aead, jobs, done, helped: 0, begin: Instant::now() }
     }
 
     /// Nanoseconds a message, by this worker alone or with the helper.
@@ -207,7 +208,7 @@ impl Owner {
             batch.job.work(&self.aead);
             self.handover.give_back(batch);
         }
-        self.handover.collect(now_ms);
+        self.helped += self.handover.collect(now_ms);
         while let Some(job) = self.handover.release(Lane::Inbound) {
             self.release(job);
         }

@@ -17,6 +17,7 @@ mod passes;
 mod tuning;
 mod wireguard;
 mod wireguard_connected;
+mod wireguard_handover;
 mod wireguard_interop;
 mod wireguard_net;
 mod wireguard_roaming;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     cases.extend(wireguard_net::cases());
     cases.extend(wireguard_roaming::cases());
     cases.extend(wireguard_connected::cases());
+    cases.extend(wireguard_handover::cases());
     cases.extend(wireguard_routes::cases());
     cases.extend(wireguard_tools::cases());
     cases.extend(wireguard_interop::cases());

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use ringtun::control::status::Status;
 use ringtun::engine::AeadLibrary;
-use ringtun::lab::traffic::{Stop, TcpStreams, UdpSequences, probe, tcp_streams, udp_sequences};
+use ringtun::lab::traffic::{Stop, probe};
 use ringtun::lab::{Address, Host, Pair, Process};
 use ringtun::wire::wireguard::keys::{PresharedKey, PrivateKey};
 use ringtun_tests::device::run;
-use ringtun_tests::place::{binary, find_program, how_long};
+use ringtun_tests::place::{binary, find_program};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::{PATIENCE, Tunnel, assert_sizes_fit, difference};
 
@@ -25,7 +25,6 @@ pub(crate) fn cases() -> Vec<Case> {
         let named = |name: &str| format!("wireguard::{io}::{name}");
         cases.push(Case::new(named("carries_both_families"), move || carries(io)));
         cases.push(Case::new(named("several_workers"), move || several_workers(io)));
-        cases.push(Case::new(named("two_workers_keep_the_order"), move || order(io)));
         cases.push(Case::maybe(named("talks_to_wireguard_go"), move || wireguard_go(io)));
     }
     cases.push(Case::maybe("wireguard::ipsec_mb_talks_to_ring", ipsec_mb));
@@ -41,7 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// What one end is made of; the other end's is its mirror image.
-struct Ends {
+pub(crate) struct Ends {
     keys: [PrivateKey; 2],
     psks: [PresharedKey; 2],
 }
@@ -96,12 +95,12 @@ fn start(host: &Host, n: usize, config: &str, words: &[&str]) -> Process {
     process
 }
 
-fn status(n: usize) -> Option<Status> {
+pub(crate) fn status(n: usize) -> Option<Status> {
     let path = format!("/run/ringtun/{}.sock", NAMES[n]);
     ringtun::control::socket::query(Path::new(&path)).ok()
 }
 
-fn inner(n: usize) -> IpAddr {
+pub(crate) fn inner(n: usize) -> IpAddr {
     IpAddr::from([10, 9, 0, u8::try_from(n + 1).unwrap()])
 }
 
@@ -109,18 +108,18 @@ fn allowed(n: usize) -> String {
     format!("{}/32, fd09::{}/128", inner(n), n + 1)
 }
 
-fn reaches(pair: &Pair, from: usize, to: IpAddr, patience: Duration) -> bool {
+pub(crate) fn reaches(pair: &Pair, from: usize, to: IpAddr, patience: Duration) -> bool {
     let (here, there) =
         if from == 0 { (&pair.left, &pair.right) } else { (&pair.right, &pair.left) };
     probe(here, there, SocketAddr::new(to, 0), patience, &Stop::default()).is_ok()
 }
 
-fn stop(mut process: Process) {
+pub(crate) fn stop(mut process: Process) {
     let status = process.terminate(PATIENCE).unwrap();
     assert!(status.success(), "{status}: {}", process.stderr());
 }
 
-fn both(io: &str, more: &[&str]) -> (Pair, Ends, [Process; 2]) {
+pub(crate) fn both(io: &str, more: &[&str]) -> (Pair, Ends, [Process; 2]) {
     let (pair, ends) = (Pair::new().unwrap(), Ends::new());
     let words: Vec<&str> = ["--io", io].iter().chain(more).copied().collect();
     let left = ends.start(&pair.left, 0, &words);
@@ -206,70 +205,6 @@ fn several_workers(io: &str) {
     let hosts = (&pair.left, &pair.right);
     Tunnel::tcp_between(hosts, SocketAddr::new(inner(1), 0), 4, 10 << 20);
     processes.into_iter().for_each(stop);
-}
-
-/// More than they can do, of several flows but one peer, each way in turn: with io_uring they help
-/// each other to seal and to open.
-fn order(io: &str) {
-    let (pair, _, processes) = both(io, &["--workers", "2"]);
-    assert!(reaches(&pair, 0, inner(1), PATIENCE));
-    let plan = UdpSequences {
-        flows: 4,
-        payload_len: 1_200,
-        duration: how_long(Duration::from_millis(500)),
-        packets_per_second: None,
-        ..UdpSequences::default()
-    };
-    let both_ways = [(&pair.left, &pair.right, 1), (&pair.right, &pair.left, 0)];
-    for (from, to, receiver) in both_ways {
-        let address = SocketAddr::new(inner(receiver), 0);
-        let total = udp_sequences(from, to, address, &plan, &Stop::default()).unwrap().total();
-        let wrong = (total.reordered, total.duplicated, total.corrupted);
-        assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
-    }
-    let until = Instant::now() + PATIENCE;
-    if io == "uring" {
-        for (from, to, receiver) in both_ways {
-            let before = [0, 1].map(handed_over);
-            // Of the sender few batches are to be opened, of the receiver few are to be sealed.
-            while (0..2).any(|end| handed_over(end) == before[end]) {
-                assert!(Instant::now() < until, "nobody helps: {before:?}");
-                super_packets_and_others(from, to, SocketAddr::new(inner(receiver), 0));
-            }
-        }
-    }
-    // A batch is counted at both its ends, not at the same instant.
-    for end in 0..2 {
-        while handed_over(end) != helped(end) {
-            assert!(Instant::now() < until, "{} {}", handed_over(end), helped(end));
-            thread::sleep(Duration::from_millis(10));
-        }
-        assert!(io == "uring" || handed_over(end) == 0);
-    }
-    processes.into_iter().for_each(stop);
-}
-
-/// Frames that are handed over and, of other flows, frames that are not: these keep their order.
-fn super_packets_and_others(from: &Host, to: &Host, address: SocketAddr) {
-    let duration = Duration::from_millis(300);
-    let load = TcpStreams { streams: 2, duration, bytes_max: None, verify: None };
-    let packets_per_second = Some(5_000.0);
-    let plan = UdpSequences { flows: 4, duration, packets_per_second, ..UdpSequences::default() };
-    thread::scope(|scope| {
-        let udp = scope.spawn(|| udp_sequences(from, to, address, &plan, &Stop::default()));
-        tcp_streams(from, to, address, &load, &Stop::default()).unwrap();
-        let total = udp.join().unwrap().unwrap().total();
-        let wrong = (total.reordered, total.duplicated, total.corrupted);
-        assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
-    });
-}
-
-fn handed_over(end: usize) -> u64 {
-    status(end).unwrap().workers.iter().map(|worker| worker.handed_over).sum()
-}
-
-fn helped(end: usize) -> u64 {
-    status(end).unwrap().workers.iter().map(|worker| worker.helped).sum()
 }
 
 /// The peer answers from another address: whoever sent to the old one follows.

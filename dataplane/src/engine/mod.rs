@@ -24,7 +24,7 @@ use crate::io::{Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
 use crate::table::Shared;
-use crate::worker::handover::{Exchange, UNDER_WAY_MAX, Wake};
+use crate::worker::handover::{Exchange, Wake};
 use crate::worker::inbound::Inbound;
 use crate::worker::outbound::Outbound;
 use crate::worker::path::Path;
@@ -245,8 +245,7 @@ fn exchange(config: &EngineConfig, wakes: &[Arc<OwnedFd>]) -> Option<Arc<Exchang
         let wake = Arc::clone(wake);
         Box::new(move || sys::event::signal(&wake)) as Wake
     };
-    (uring && wireguard && wakes.len() > 1)
-        .then(|| Arc::new(Exchange::new(wakes.iter().map(wake), UNDER_WAY_MAX)))
+    (uring && wireguard && wakes.len() > 1).then(|| Arc::new(Exchange::new(wakes.iter().map(wake))))
 }
 
 impl Engine {

@@ -185,6 +185,7 @@ impl Uring {
     }
 
     fn hand_out_datagrams(&mut self, handler: &mut impl Handler) {
+        let takes_on = handler.takes_on();
         // What a flush brings in meanwhile waits for the next turn: a turn is bounded.
         for _ in 0..self.tx.arrivals.len() {
             if !handler.has_room() {
@@ -192,7 +193,7 @@ impl Uring {
             }
             let Some((mut slot, arrival)) = self.tx.arrivals.pop_front() else { break };
             if let Some(arrival) = arrival {
-                if handler.takes_on() {
+                if takes_on {
                     match handler.take_on(slot, arrival) {
                         Ok(()) => continue,
                         Err(back) => slot = back,

@@ -91,7 +91,7 @@ impl Peer {
         }
     }
 
-    /// The source of `endpoint` is no address of ours any more.
+    /// What goes to `endpoint` is not to leave from its source any more: the kernel picks one.
     pub fn forget_source(&self, endpoint: Endpoint) {
         let current = self.endpoint.load_full();
         if current.as_ref().is_some_and(|current| **current == endpoint) {

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use super::Lane;
 use super::sequencer::Ticket;
+use super::{Lane, UNDER_WAY_MAX};
 
 /// Wakes a worker from outside.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
@@ -58,10 +58,10 @@ pub(super) struct Helpers {
 }
 
 impl<J> Exchange<J> {
-    /// One desk for each of `wakes`, with room for `capacity` batches of each direction.
+    /// One desk for each of `wakes`, with room for all that a worker may have under way.
     #[must_use]
-    pub fn new(wakes: impl IntoIterator<Item = Wake>, capacity: usize) -> Self {
-        let capacity = capacity * Lane::ALL.len();
+    pub fn new(wakes: impl IntoIterator<Item = Wake>) -> Self {
+        let capacity = UNDER_WAY_MAX * Lane::ALL.len();
         let desk = |wake| Desk {
             offered: ArrayQueue::new(capacity),
             returned: ArrayQueue::new(capacity),

@@ -63,8 +63,6 @@ pub struct Handover<J> {
     /// Where to look first for one to wake, and for work of others: everybody's turn comes.
     wake_next: usize,
     help_next: usize,
-    /// What became of the batches, for the counters.
-    done_by_helpers: u64,
 }
 
 impl<J> Handover<J> {
@@ -79,7 +77,6 @@ impl<J> Handover<J> {
             busy: false,
             wake_next: me + 1,
             help_next: me + 1,
-            done_by_helpers: 0,
         }
     }
 
@@ -165,14 +162,16 @@ impl<J> Handover<J> {
         if overdue { self.take_back(now_ms) } else { None }
     }
 
-    /// Takes what helpers have done.
-    pub fn collect(&mut self, now_ms: u64) {
+    /// Takes what helpers have done; returns how many batches that is.
+    pub fn collect(&mut self, now_ms: u64) -> u64 {
+        let mut count = 0;
         while let Some(batch) = self.exchange.returned(self.me) {
-            self.done_by_helpers += 1;
+            count += 1;
             let away_ms = now_ms.saturating_sub(batch.offered_ms);
             self.policies[batch.lane as usize].done_by_helper(away_ms, now_ms);
             self.finish(batch);
         }
+        count
     }
 
     /// What is next in order, if it is done.
@@ -216,11 +215,6 @@ impl<J> Handover<J> {
     #[inline]
     pub fn awake(&self) {
         self.exchange.awake(self.me);
-    }
-
-    /// Batches that others have done since this was asked last.
-    pub fn take_done_by_helpers(&mut self) -> u64 {
-        std::mem::take(&mut self.done_by_helpers)
     }
 
     fn take_back(&mut self, now_ms: u64) -> Option<Numbered<J>> {

@@ -85,7 +85,7 @@ impl Simulation {
             let woken = Arc::clone(&woken);
             Box::new(move || woken.lock().unwrap().push(worker)) as super::exchange::Wake
         };
-        let exchange = Arc::new(Exchange::new((0..load.workers).map(wake), UNDER_WAY_MAX));
+        let exchange = Arc::new(Exchange::new((0..load.workers).map(wake)));
         let workers = (0..load.workers).map(|me| Worker {
             handover: Handover::new(Arc::clone(&exchange), me),
             doing: Doing::Busy,

@@ -13,7 +13,7 @@ fn exchange(workers: &[thread::Thread]) -> Arc<Exchange<u64>> {
         let wake: super::exchange::Wake = Box::new(move || worker.unpark());
         wake
     });
-    Arc::new(Exchange::new(wakes, UNDER_WAY_MAX))
+    Arc::new(Exchange::new(wakes))
 }
 
 fn under_load(exchange: &Arc<Exchange<u64>>, me: usize) -> Handover<u64> {
@@ -33,7 +33,7 @@ fn without_others_everything_stays() {
         assert!(!handover.give_back(own));
         assert_eq!(handover.release(Lane::Inbound), Some(number));
     }
-    assert_eq!(handover.take_done_by_helpers(), 0);
+    assert_eq!(handover.collect(0), 0);
 }
 
 #[test]

@@ -19,7 +19,6 @@ use crate::table::{Shared, Table};
 use crate::wire::wireguard::keys::PublicKey;
 use crate::wire::wireguard::messages::{TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::wire::wireguard::session::{Session, TransportKeys};
-use crate::worker::handover::UNDER_WAY_MAX;
 
 mod outbound;
 
@@ -99,7 +98,7 @@ impl Pair {
         let live = Arc::new(Live { session: session(index, 7), peer: Arc::clone(&peer) });
         peer.install_initiated(live, &shared.sessions);
         let wakes = (0..2).map(|_| Box::new(|| ()) as crate::worker::handover::Wake);
-        let exchange = Arc::new(Exchange::new(wakes, UNDER_WAY_MAX));
+        let exchange = Arc::new(Exchange::new(wakes));
         let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
         let (events, _) = bounded(1);
         let (handshakes, proven) = (events.clone(), events.clone());

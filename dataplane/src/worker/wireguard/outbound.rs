@@ -185,7 +185,6 @@ impl Outbound {
             self.spare.push(place);
             return Err(slot);
         };
-        common.counters.tun_reads().count(split.count());
         self.learn(common, packet);
         want_successor(common, &live.peer, live);
         let (live, count) = (Arc::clone(live), split.count());
@@ -194,10 +193,12 @@ impl Outbound {
             Sealing { frame, frame_len, count, live, terms, place, len: 0, segment_len: 0 };
         // What came before it has its place before it.
         self.batches.send(&mut InOrder { tx, sharing: Some(&mut *sharing) });
-        sharing.take_on_frame(common, sealing).map_err(|(frame, place)| {
+        if let Err((frame, place)) = sharing.take_on_frame(common, sealing) {
             self.spare.push(place);
-            frame
-        })
+            return Err(frame);
+        }
+        common.counters.tun_reads().count(count);
+        Ok(())
     }
 
     /// Sends a frame that was handed over, now that its turn has come.

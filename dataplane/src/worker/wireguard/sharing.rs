@@ -178,8 +178,7 @@ impl Sharing {
     }
 
     fn collect(&mut self, common: &Common) {
-        self.handover.collect(common.now_ms);
-        common.counters.handed_over.add(self.handover.take_done_by_helpers());
+        common.counters.handed_over.add(self.handover.collect(common.now_ms));
     }
 
     /// The next batch of a direction in order, if it is done or not for others.
