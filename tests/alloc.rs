@@ -25,10 +25,10 @@ use ringtun::control::sockets::Bound;
 use ringtun::control::values::Workers;
 use ringtun::engine::AeadLibrary;
 use ringtun::io::counters::Counters;
-use ringtun::io::mmsg::Mmsg;
+use ringtun::io::mmsg::{Mmsg, MmsgConfig};
 use ringtun::io::outbox::Notice;
 use ringtun::io::uring::{Uring, UringConfig};
-use ringtun::io::{Backend, Files};
+use ringtun::io::{Backend, BusyPoll, Files};
 use ringtun::lab::traffic::{Stop, TcpStreams, UdpSequences, tcp_streams, udp_sequences};
 use ringtun::lab::{Host, Pair};
 use ringtun::packet::merge::MergeConfig;
@@ -133,10 +133,16 @@ fn run(io: Io, shared: &Shared, ready: &mpsc::Sender<()>) -> AllocationInfo {
     let (notices, _kept) = bounded(1);
     let multishot_read = io == Io::Uring;
     if io == Io::Mmsg {
-        let backend = Mmsg::new(files, true, counters(), notices).unwrap();
+        let backend = Mmsg::new(
+            files,
+            MmsgConfig { gso: true, busy_poll: BusyPoll::Auto },
+            counters(),
+            notices,
+        )
+        .unwrap();
         return count(backend, path, shared, ready);
     }
-    let config = UringConfig { multishot_read, gso: true };
+    let config = UringConfig { multishot_read, gso: true, busy_poll: BusyPoll::Auto };
     let backend = uring(files, config, counters(), notices);
     count(backend, path, shared, ready)
 }

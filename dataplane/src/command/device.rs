@@ -18,6 +18,7 @@ use crate::control::inherited_tun::InheritedTun;
 use crate::control::plan::{self, AeadChoice, IoChoice, Plan};
 use crate::control::run_wireguard::{self, ByOthers};
 use crate::control::values::{InterfaceName, Workers};
+use crate::engine::BusyPoll;
 use crate::sys::process;
 
 const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
@@ -42,6 +43,7 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     let name = inherited.as_ref().map_or(name, InheritedTun::name).clone();
     let mut plan = Plan::wireguard(name, &workers, io_choice()?, &plan::usable_cores())?;
     plan.tuning.aead = aead_choice()?;
+    plan.tuning.busy_poll = busy_poll()?;
     let ready = || {
         if is_daemon {
             process::detach();
@@ -66,6 +68,15 @@ fn aead_choice() -> Result<AeadChoice> {
         Ok("ring") => Ok(AeadChoice::Ring),
         Ok("ipsec-mb") => Ok(AeadChoice::IpsecMb),
         Ok(other) => bail!("RINGTUN_AEAD is {other:?}: give auto, ring or ipsec-mb"),
+    }
+}
+
+fn busy_poll() -> Result<BusyPoll> {
+    match env::var("RINGTUN_BUSY_POLL").as_deref() {
+        Err(_) | Ok("auto") => Ok(BusyPoll::Auto),
+        Ok("off") => Ok(BusyPoll::Off),
+        Ok("on") => Ok(BusyPoll::On),
+        Ok(other) => bail!("RINGTUN_BUSY_POLL is {other:?}: give off, auto or on"),
     }
 }
 

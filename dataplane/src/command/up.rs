@@ -15,6 +15,7 @@ use crate::control::plan::{
 };
 use crate::control::values::{GsoSize, InterfaceName, Listen, Network, Peer, Workers};
 use crate::control::{config_file, run, run_wireguard};
+use crate::engine::BusyPoll;
 
 const TX_QUEUE_LEN_MAX: i64 = 100_000;
 const SOCKET_BUFFER_MIN: i64 = 64 << 10;
@@ -98,6 +99,12 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(SOCKET_BUFFER_MIN..=SOCKET_BUFFER_MAX))]
     socket_buffer: u32,
 
+    /// Look for packets instead of sleeping: off, on (a worker that has nothing to do keeps its core
+    /// busy unless others want it), or auto: for a moment after a packet that came alone, where an
+    /// answer is likely
+    #[arg(long, value_enum, default_value_t = BusyPollArg::Auto)]
+    busy_poll: BusyPollArg,
+
     /// Do without io_uring's multishot requests
     #[arg(long, hide = true, action = ArgAction::SetTrue)]
     no_multishot: bool,
@@ -122,6 +129,13 @@ enum AeadArg {
     Auto,
     Ring,
     IpsecMb,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BusyPollArg {
+    Off,
+    Auto,
+    On,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -195,6 +209,11 @@ impl Args {
             gso_size: self.gso_max_size,
             tx_queue_len: self.txqueuelen,
             socket_buffer_bytes: self.socket_buffer,
+            busy_poll: match self.busy_poll {
+                BusyPollArg::Off => BusyPoll::Off,
+                BusyPollArg::Auto => BusyPoll::Auto,
+                BusyPollArg::On => BusyPoll::On,
+            },
         }
     }
 }
@@ -237,7 +256,8 @@ mod tests {
         let options = parse(&format!(
             "{LEAST} --encap plain --mtu 1400 --workers 1 --io mmsg --gso off --gro off \
              --tun-gso off --tun-gro off --gso-max-size 61000 --txqueuelen 500 \
-             --socket-buffer 100000 --no-multishot --address 10.7.0.1/24 --address fd00::1/64"
+             --socket-buffer 100000 --no-multishot --address 10.7.0.1/24 --address fd00::1/64 \
+             --busy-poll on"
         ))
         .unwrap();
         let tuning = Tuning {
@@ -250,6 +270,7 @@ mod tests {
             gso_size: GsoSize::Bytes(61_000),
             tx_queue_len: 500,
             socket_buffer_bytes: 100_000,
+            busy_poll: BusyPoll::On,
         };
         assert_eq!(options.tuning, tuning);
         assert_eq!((options.io, options.mtu), (IoChoice::Mmsg, Some(1400)));
@@ -266,6 +287,7 @@ mod tests {
         assert!(refusal(&format!("{LEAST} --encap plain --aead ring")).contains("cannot be used"));
         assert!(refusal("rt0 --config x.conf --aead openssl").contains("ipsec-mb"));
         assert!(refusal(&format!("{LEAST} --io epoll")).contains("mmsg"));
+        assert!(refusal(&format!("{LEAST} --busy-poll 50")).contains("auto"));
         assert!(refusal(&format!("{LEAST} --encap wireguard")).contains("plain"));
     }
 }

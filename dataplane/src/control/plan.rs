@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::values::{GsoSize, InterfaceName, Listen, Network, Peer, WORKERS_MAX, Workers};
+use crate::engine::BusyPoll;
 
 /// Smallest MTU of the device: what every IPv4 host must be able to take.
 pub const MTU_MIN: u32 = 576;
@@ -117,6 +118,8 @@ pub struct Tuning {
     pub tx_queue_len: u32,
     /// UDP socket buffer each way in bytes.
     pub socket_buffer_bytes: u32,
+    /// Look for packets before sleeping.
+    pub busy_poll: BusyPoll,
 }
 
 impl Default for Tuning {
@@ -131,6 +134,7 @@ impl Default for Tuning {
             gso_size: GsoSize::Auto,
             tx_queue_len: 1_000,
             socket_buffer_bytes: 7 << 20,
+            busy_poll: BusyPoll::Auto,
         }
     }
 }

@@ -144,6 +144,7 @@ fn start(
         backend: chosen.backend,
         udp_gso: plan.tuning.udp_gso,
         tun_gro: plan.tuning.tun_gro,
+        busy_poll: plan.tuning.busy_poll,
     })?;
     let view = engine.view();
     let watch = match LinkWatch::start(shared.clone(), watched, plan.tuning.gso_size, plan.encap) {

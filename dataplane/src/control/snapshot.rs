@@ -174,6 +174,8 @@ fn read_worker(id: u32, cpu: Option<u32>, counters: &Counters) -> Worker {
         inbound: read_direction(&counters.inbound, counters.receives(), counters.tun_writes()),
         turns: counters.turns.get(),
         sleeps: counters.sleeps.get(),
+        polls: counters.polls.get(),
+        polls_won: counters.polls_won.get(),
         bad_checksums: counters.bad_checksums.get(),
         receive_starved: counters.receive_starved.get(),
         handed_over: counters.handed_over.get(),

@@ -195,6 +195,10 @@ pub struct Worker {
     pub turns: u64,
     /// Those of them that had nothing left to do and would have slept had nothing come; fewer did.
     pub sleeps: u64,
+    /// Times that it looked for packets instead of sleeping …
+    pub polls: u64,
+    /// … and found some.
+    pub polls_won: u64,
     /// Segments passed on with a wrong inner checksum.
     pub bad_checksums: u64,
     /// Receives that ran out of buffers.

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use crossbeam::channel::Sender;
 
 use crate::io::counters::Counters;
-use crate::io::mmsg::Mmsg;
+use crate::io::mmsg::{Mmsg, MmsgConfig};
 use crate::io::outbox::Notice;
 use crate::io::uring::{Uring, UringConfig};
-use crate::io::{Files, IoError};
+use crate::io::{BusyPoll, Files, IoError};
 use crate::worker::{self, path::Path};
 
 /// Which backend to run.
@@ -55,6 +55,7 @@ pub(super) struct Start {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) backend: BackendChoice,
     pub(super) udp_gso: bool,
+    pub(super) busy_poll: BusyPoll,
     pub(super) cpu: Option<usize>,
 }
 
@@ -65,14 +66,15 @@ impl Start {
             // Not allowed to pin is no reason not to forward.
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
-        let Self { files, path, counters, notices, stop, backend, udp_gso, .. } = self;
-        match backend {
+        let Self { files, path, counters, notices, stop, udp_gso: gso, busy_poll, .. } = self;
+        match self.backend {
             BackendChoice::Uring { multishot_read } => {
-                let config = UringConfig { multishot_read, gso: udp_gso };
+                let config = UringConfig { multishot_read, gso, busy_poll };
                 Self::run_with(Uring::new(files, config, counters, notices), path, &stop, ready)
             }
             BackendChoice::Mmsg => {
-                Self::run_with(Mmsg::new(files, udp_gso, counters, notices), path, &stop, ready)
+                let config = MmsgConfig { gso, busy_poll };
+                Self::run_with(Mmsg::new(files, config, counters, notices), path, &stop, ready)
             }
         }
     }

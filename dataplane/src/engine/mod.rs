@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::debug;
 
+pub use crate::io::BusyPoll;
 use crate::io::counters::Counters;
 pub use crate::io::outbox::Notice;
 use crate::io::{Files, IoError};
@@ -102,6 +103,8 @@ pub struct EngineConfig {
     pub udp_gso: bool,
     /// Merge received segments before the tun write.
     pub tun_gro: bool,
+    /// Look for packets before sleeping.
+    pub busy_poll: BusyPoll,
 }
 
 /// Why the engine could not start.
@@ -179,6 +182,7 @@ struct Common {
     traffic: Traffic,
     backend: BackendChoice,
     udp_gso: bool,
+    busy_poll: BusyPoll,
     merge: MergeConfig,
     steering: Steering,
     /// Where workers help each other, if there are several.
@@ -271,6 +275,7 @@ impl Engine {
             traffic: config.traffic,
             backend: config.backend,
             udp_gso: config.udp_gso,
+            busy_poll: config.busy_poll,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
             steering,
             exchange,
@@ -317,6 +322,7 @@ impl Engine {
             stop: Arc::clone(&self.stop),
             backend: common.backend,
             udp_gso: common.udp_gso,
+            busy_poll: common.busy_poll,
             cpu,
         };
         let (ready_sender, ready) = bounded(1);

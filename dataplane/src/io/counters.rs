@@ -167,6 +167,10 @@ pub struct Counters {
     /// Turns that were ready to sleep until something came. Whether it had come by then is not
     /// seen.
     pub sleeps: Count,
+    /// Times that the worker looked for packets instead of sleeping …
+    pub polls: Count,
+    /// … and found some.
+    pub polls_won: Count,
     /// Handshake messages and cookie replies passed on to control.
     pub handshakes: Count,
     /// Keepalives received.
@@ -200,6 +204,8 @@ impl Default for Counters {
             inbound_larger: Larger::default(),
             turns: Count::default(),
             sleeps: Count::default(),
+            polls: Count::default(),
+            polls_won: Count::default(),
             handshakes: Count::default(),
             keepalives: Count::default(),
             bad_checksums: Count::default(),
@@ -213,6 +219,13 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Counts that the worker looked for packets instead of sleeping, and whether some came.
+    #[inline]
+    pub fn looked(&self, came: bool) {
+        self.polls.add(1);
+        self.polls_won.add(u64::from(came));
+    }
+
     /// Tun reads: the packets that a frame is split into.
     #[inline]
     pub fn tun_reads(&self) -> Calls<'_> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam::channel::bounded;
 
 use super::uring::{Uring, UringConfig};
-use super::{Backend, Destination, Files, Handler, Received, Transmit};
+use super::{Backend, BusyPoll, Destination, Files, Handler, Received, Transmit};
 use crate::packet::merge::Piece;
 use crate::sys;
 
@@ -78,7 +78,7 @@ fn out_after(copies: usize, multishot_read: bool) -> Option<[[usize; 2]; 2]> {
     let Bench { files, tun, peer, own } = Bench::new();
     let wake = Arc::clone(&files.wake);
     let (notices, _kept) = bounded(1);
-    let config = UringConfig { multishot_read, gso: false };
+    let config = UringConfig { multishot_read, gso: false, busy_poll: BusyPoll::Off };
     // Where the kernel has no io_uring for us there is nothing to see.
     let mut backend = Uring::new(files, config, Arc::default(), notices).ok()?;
     let mut handler = Repeat { to: peer.local_addr().unwrap(), copies, taken: 0 };

@@ -13,6 +13,7 @@ use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
+use super::poll::{Brought, BusyPoll, Poller};
 use super::{
     Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
     SEND_SLOTS, Transmit, outcome,
@@ -48,6 +49,18 @@ pub struct Mmsg {
     health: ReceiveHealth,
     /// The socket that is watched for room to send.
     watched: Option<u16>,
+    poller: Poller,
+    /// By this turn.
+    brought: Brought,
+}
+
+/// How this worker is to work.
+#[derive(Clone, Copy, Debug)]
+pub struct MmsgConfig {
+    /// Send by `UDP_SEGMENT`.
+    pub gso: bool,
+    /// Look for packets before sleeping.
+    pub busy_poll: BusyPoll,
 }
 
 /// The half that the worker's packet path transmits through.
@@ -74,7 +87,7 @@ impl Mmsg {
     /// The kernel's: no memory or no descriptors.
     pub fn new(
         files: Files,
-        gso: bool,
+        config: MmsgConfig,
         counters: Arc<Counters>,
         notices: Sender<Notice>,
     ) -> std::io::Result<Self> {
@@ -88,7 +101,7 @@ impl Mmsg {
         for (token, socket) in (SOCKETS..).zip(0..files.socket_count()) {
             epoll.watch(files.get(files.socket_index(socket)), token, false)?;
         }
-        let outbox = Outbox::new(send_slots, gso, Arc::clone(&counters), notices.clone());
+        let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
         let tx = Tx {
             files,
             sends: SendQueue::new(),
@@ -112,6 +125,8 @@ impl Mmsg {
             more: false,
             health: ReceiveHealth::default(),
             watched: None,
+            poller: Poller::new(config.busy_poll),
+            brought: Brought::default(),
         })
     }
 
@@ -133,9 +148,10 @@ impl Mmsg {
                 .change(tx.files.get(tx.files.queue), TUN, tx.blocked.is_none(), false)
                 .map_err(IoError::failed("epoll_ctl"))?;
         }
+        let sleep = !self.more && self.poller.sleeps();
         tx.counters.turns.add(1);
-        tx.counters.sleeps.add(u64::from(!self.more));
-        let events = self.epoll.wait(!self.more).map_err(IoError::failed("epoll_wait"))?;
+        tx.counters.sleeps.add(u64::from(sleep));
+        let events = self.epoll.wait(sleep).map_err(IoError::failed("epoll_wait"))?;
         let mut ready = 0;
         let mut writable = false;
         for (token, bits) in events {
@@ -145,6 +161,11 @@ impl Mmsg {
         }
         if writable {
             self.tx.blocked = None;
+        } else if ready == 0 && !self.more && !sleep {
+            let epoll = &mut self.epoll;
+            // An error shows again, and is reported, at the turn's own wait.
+            let news = || epoll.wait(false).map_or(true, |mut events| events.next().is_some());
+            self.tx.counters.looked(self.poller.look(news));
         }
         Ok(ready)
     }
@@ -156,6 +177,8 @@ impl Mmsg {
             }
             match sys::tun::read(self.tx.files.get(self.tx.files.queue), &mut self.frame) {
                 Ok(len) => {
+                    self.brought.frames += 1;
+                    self.brought.len = len;
                     handler.frame(self.frame.get(..len).unwrap_or_default(), &mut self.tx);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -190,7 +213,9 @@ impl Mmsg {
             let Some(mut slot) = self.idle.pop() else { return };
             let arrival = self.batch.arrival(i);
             self.tx.counters.receives().count(arrival.map_or(1, |arrival| arrival.count()));
+            self.brought.receives += 1;
             if let Some(arrival) = arrival {
+                self.brought.len = arrival.len;
                 self.tx.connected.heard(arrival.from);
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
@@ -204,6 +229,9 @@ impl Mmsg {
 impl Backend for Mmsg {
     fn turn(&mut self, handler: &mut impl Handler) -> Result<(), IoError> {
         let mut ready = self.wait()?;
+        if ready == 0 && !self.more {
+            return Ok(());
+        }
         if std::mem::take(&mut self.more) {
             // Level-triggered events come again; what was cut short is among them.
             ready |= 1 << TUN;
@@ -226,6 +254,7 @@ impl Backend for Mmsg {
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();
         self.idle.append(&mut self.tx.turn_slots);
+        self.poller.turn_brought(std::mem::take(&mut self.brought));
         self.tx.fatal.map_or(Ok(()), |errno| Err(IoError::of_errno(errno)))
     }
 }

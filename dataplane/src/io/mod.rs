@@ -8,6 +8,7 @@
 //!   have no io_uring;
 //! - [`outbox`] and `delivery`: what becomes of a send and of a tun write, shared by both;
 //! - `connected`: which socket a send leaves by;
+//! - `poll`: looking for packets before sleeping;
 //! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
 
 mod connected;
@@ -17,6 +18,7 @@ mod depth;
 pub mod gso;
 pub mod mmsg;
 pub mod outbox;
+mod poll;
 pub mod uring;
 mod uring_tx;
 
@@ -32,6 +34,7 @@ pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::{Datagrams, Destination};
+pub use poll::BusyPoll;
 
 /// Slots for tun frames, per worker.
 pub const FRAME_SLOTS: u16 = 128;

@@ -17,6 +17,7 @@ use crossbeam::channel::Sender;
 use super::counters::{Counters, DropReason};
 use super::depth::Depth;
 use super::outbox::{Notice, Outbox};
+use super::poll::{BusyPoll, Poller};
 use super::uring_tx::Tx;
 use super::{
     Backend, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS, Received, SEND_SLOTS, Slot,
@@ -34,6 +35,8 @@ pub struct UringConfig {
     pub multishot_read: bool,
     /// Send by `UDP_SEGMENT`.
     pub gso: bool,
+    /// Look for packets before sleeping.
+    pub busy_poll: BusyPoll,
 }
 
 /// The backend.
@@ -46,6 +49,7 @@ pub struct Uring {
     read_polled: bool,
     receives_armed: Vec<bool>,
     wake_armed: bool,
+    poller: Poller,
 }
 
 impl Uring {
@@ -92,6 +96,7 @@ impl Uring {
             read_polled: false,
             receives_armed,
             wake_armed: false,
+            poller: Poller::new(config.busy_poll),
         })
     }
 
@@ -245,7 +250,8 @@ impl Backend for Uring {
         let waiting = tx.woken
             || (!tx.arrivals.is_empty() && handler.has_room())
             || (!tx.frames.is_empty() && tx.has_room());
-        let sleep = !waiting && handler.may_sleep();
+        let idle = !waiting && handler.may_sleep();
+        let sleep = idle && self.poller.sleeps();
         tx.counters.turns.add(1);
         tx.counters.sleeps.add(u64::from(sleep && !tx.ring.returns_at_once()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
@@ -253,9 +259,14 @@ impl Backend for Uring {
         tx.ring.enter(sleep).map_err(IoError::failed("io_uring_enter"))?;
         tx.reap();
         let nothing = tx.arrivals.is_empty() && tx.frames.is_empty() && !tx.woken;
-        if sleep && nothing && tx.fatal.is_none() {
+        if idle && nothing && tx.fatal.is_none() {
+            if !sleep {
+                let came = self.poller.look(|| tx.ring.has_news());
+                tx.counters.looked(came);
+            }
             return Ok(());
         }
+        self.poller.turn_brought(tx.brought());
         // Before the handler looks at what it was woken for: a wake that comes while it is at work
         // is for the next turn.
         if std::mem::take(&mut tx.woken) {

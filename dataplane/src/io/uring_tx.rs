@@ -13,6 +13,7 @@ use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
+use super::poll::Brought;
 use super::{
     Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
     Slot, Transmit, outcome,
@@ -115,6 +116,14 @@ impl Tx {
             frame_slots: Vec::with_capacity(usize::from(FRAME_SLOTS)),
             files,
         }
+    }
+
+    /// What has come and was not handed out yet.
+    pub(super) fn brought(&self) -> Brought {
+        let frame = self.frames.front().map(|&(_, len)| len);
+        let receive = self.arrivals.front().and_then(|(_, arrival)| arrival.as_ref());
+        let len = frame.or(receive.map(|arrival| arrival.len)).unwrap_or(0);
+        Brought { frames: self.frames.len(), receives: self.arrivals.len(), len }
     }
 
     /// Whether a frame can be taken on, after handing over what is queued if need be.

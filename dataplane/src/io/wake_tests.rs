@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 
-use super::mmsg::Mmsg;
+use super::mmsg::{Mmsg, MmsgConfig};
 use super::uring::{Uring, UringConfig};
-use super::{Backend, Files, Handler, Received, Transmit};
+use super::{Backend, BusyPoll, Files, Handler, Received, Transmit};
 use crate::sys;
 
 /// Is woken again while it looks at what it was woken for.
@@ -75,11 +75,15 @@ fn a_second_turn_comes<B: Backend>(start: impl FnOnce(Files) -> std::io::Result<
 
 #[test]
 fn a_wake_in_the_middle_of_a_turn_makes_another_turn() {
-    let (notices, _kept) = bounded(1);
-    let told = notices.clone();
-    a_second_turn_comes(|files| Mmsg::new(files, false, Arc::default(), told));
-    a_second_turn_comes(|files| {
-        let config = UringConfig { multishot_read: false, gso: false };
-        Uring::new(files, config, Arc::default(), notices)
-    });
+    for busy_poll in [BusyPoll::Off, BusyPoll::Auto, BusyPoll::On] {
+        let (notices, _kept) = bounded(1);
+        let told = notices.clone();
+        a_second_turn_comes(|files| {
+            Mmsg::new(files, MmsgConfig { gso: false, busy_poll }, Arc::default(), told)
+        });
+        a_second_turn_comes(|files| {
+            let config = UringConfig { multishot_read: false, gso: false, busy_poll };
+            Uring::new(files, config, Arc::default(), notices)
+        });
+    }
 }

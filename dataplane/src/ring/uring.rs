@@ -98,6 +98,7 @@ impl Ring {
                 .setup_single_issuer()
                 .setup_defer_taskrun()
                 .setup_submit_all()
+                .setup_taskrun_flag()
                 .setup_cqsize(completions)
                 .dontfork();
             if no_sqarray {
@@ -105,7 +106,7 @@ impl Ring {
             }
             builder.build(SUBMISSIONS)
         };
-        // NO_SQARRAY is 6.6; the rest is 6.1.
+        // NO_SQARRAY is 6.6; the rest is 6.1 or older.
         let uring = build(true).or_else(|_| build(false))?;
         uring.submitter().register_files(files)?;
         Ok(Self {
@@ -295,6 +296,14 @@ impl Ring {
         let submitter = self.uring.submitter();
         // SAFETY: no argument besides numbers; `push` says why the entries may be submitted.
         unsafe { submitter.enter::<libc::sigset_t>(submissions, count, flags.bits(), None) }
+    }
+
+    /// Whether something has come, as far as can be seen without a call of the kernel: a completion,
+    /// or deferred work that makes some.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&mut self) -> bool {
+        self.uring.submission().taskrun() || !self.uring.completion().is_empty()
     }
 
     /// Whether [`enter`](Self::enter) would come back at once: a completion is there, or will be

@@ -349,6 +349,7 @@ impl RunningDevice {
                     backend: config.backend.backend,
                     udp_gso: config.plan.tuning.udp_gso,
                     tun_gro: config.plan.tuning.tun_gro,
+                    busy_poll: config.plan.tuning.busy_poll,
                 })
             });
         let engine = match started {

@@ -1,0 +1,296 @@
+//! Looking for packets for a while before sleeping.
+//!
+//! Who sleeps must be woken, and often a core with him: most of an idle tunnel's round trip. A
+//! worker that keeps looking sees a packet at once. It yields between two looks, so that whoever
+//! else is to run on its core does, and it must pay: after a packet that came alone it looks for
+//! [`WINDOW`] if an answer came within that time after the packets before it, of the same
+//! direction, and never for more than a part of its time. How a hypervisor that polls before it
+//! halts goes about it (virt/kvm/kvm_main.c, `kvm_vcpu_halt`), with yields.
+//!
+//! A yield that does not come back soon tells that others want the core. Polling then costs more
+//! than sleeping: who sleeps is woken before those that have run all the time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// For how long a worker looks for what may follow a packet that came alone.
+const WINDOW: Duration = Duration::from_micros(200);
+/// Packets that came alone and are longer belong to a transfer: more will come, or others run.
+const LONE_LEN_MAX: usize = 2_048;
+/// Packets, of one direction, that pass before the next try after many in vain.
+const BACKOFF_MAX: u32 = 1_024;
+/// The part of a worker's time that it may look in vain or not: one in so many …
+const BUDGET_PART: u32 = 4;
+/// … and how much of it may be saved for later.
+const BUDGET_MAX: Duration = Duration::from_millis(50);
+/// A yield that takes longer shows that others want the core.
+const YIELD_MAX: Duration = Duration::from_micros(100);
+/// Looks in a row before the worker's loop goes round, and sees whether it is to stop.
+const LOOKS_MAX: u32 = 4_096;
+
+/// Whether workers look for packets where they could sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// Never.
+    Off,
+    /// For a moment, where an answer is likely, and for a quarter of the time at most.
+    #[default]
+    Auto,
+    /// Always, unless others want the core: a worker that has nothing to do keeps a core busy.
+    On,
+}
+
+/// A packet that was all of a turn: its direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lone {
+    Outbound,
+    Inbound,
+}
+
+/// What a turn brought: how many frames and receives, and how long the last one was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Brought {
+    pub(super) frames: usize,
+    pub(super) receives: usize,
+    pub(super) len: usize,
+}
+
+impl Brought {
+    #[inline]
+    fn lone(self) -> Option<Lone> {
+        match (self.frames, self.receives) {
+            (1, 0) if self.len <= LONE_LEN_MAX => Some(Lone::Outbound),
+            (0, 1) if self.len <= LONE_LEN_MAX => Some(Lone::Inbound),
+            _ => None,
+        }
+    }
+}
+
+/// When to look, for one worker.
+#[derive(Debug)]
+pub(super) struct Poller {
+    mode: BusyPoll,
+    /// What the last turn was.
+    last: Option<Lone>,
+    habits: [Habit; 2],
+    budget: Budget,
+    contended: bool,
+}
+
+/// Whether something has followed packets of one direction lately.
+#[derive(Debug, Default)]
+struct Habit {
+    /// Packets not to look after.
+    skip: u32,
+    /// How many it was last time.
+    backoff: u32,
+}
+
+impl Habit {
+    fn came(&mut self) {
+        *self = Self::default();
+    }
+
+    fn did_not_come(&mut self) {
+        self.backoff = (self.backoff * 2).clamp(1, BACKOFF_MAX);
+        self.skip = self.backoff;
+    }
+}
+
+/// Time that may be spent looking.
+#[derive(Debug)]
+struct Budget {
+    left: Duration,
+    counted: Instant,
+}
+
+impl Budget {
+    fn begin(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.counted) / BUDGET_PART;
+        self.left = (self.left + earned).min(BUDGET_MAX);
+        self.counted = now;
+        self.left >= WINDOW
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
+    }
+}
+
+/// How looking ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Came,
+    Late,
+    /// Others wanted the core.
+    Contended,
+    /// Looked often enough for one turn.
+    Enough,
+}
+
+impl Poller {
+    pub(super) fn new(mode: BusyPoll) -> Self {
+        let budget = Budget { left: BUDGET_MAX, counted: Instant::now() };
+        Self { mode, last: None, habits: Default::default(), budget, contended: false }
+    }
+
+    /// Notes what a turn brought.
+    #[inline]
+    pub(super) fn turn_brought(&mut self, brought: Brought) {
+        self.last = brought.lone();
+    }
+
+    /// Whether a worker that has nothing to do sleeps. If not, it must [look](Self::look) before
+    /// it asks again.
+    #[inline]
+    pub(super) fn sleeps(&mut self) -> bool {
+        match (self.mode, self.last) {
+            (BusyPoll::Off, _) | (BusyPoll::Auto, None) => true,
+            (BusyPoll::On, _) => std::mem::take(&mut self.contended),
+            (BusyPoll::Auto, Some(lone)) => {
+                let habit = &mut self.habits[lone as usize];
+                if habit.skip == 0 {
+                    return false;
+                }
+                habit.skip -= 1;
+                self.last = None;
+                true
+            }
+        }
+    }
+
+    /// Looks until there is `news`, or it is time to sleep, or to let the worker's loop go round;
+    /// true if there is some.
+    pub(super) fn look(&mut self, news: impl FnMut() -> bool) -> bool {
+        let begin = Instant::now();
+        let (Some(lone), BusyPoll::Auto) = (self.last.take(), self.mode) else {
+            let ended = watch(begin, Duration::MAX, news);
+            self.contended = ended == Ended::Contended;
+            return ended == Ended::Came;
+        };
+        if !self.budget.begin(begin) {
+            return false;
+        }
+        let ended = watch(begin, WINDOW, news);
+        self.budget.spend(begin.elapsed());
+        let habit = &mut self.habits[lone as usize];
+        match ended {
+            Ended::Came => habit.came(),
+            Ended::Late | Ended::Enough | Ended::Contended => habit.did_not_come(),
+        }
+        ended == Ended::Came
+    }
+}
+
+fn watch(begin: Instant, window: Duration, mut news: impl FnMut() -> bool) -> Ended {
+    let mut last = begin;
+    for _ in 0..LOOKS_MAX {
+        if news() {
+            return Ended::Came;
+        }
+        thread::yield_now();
+        let now = Instant::now();
+        if now - last > YIELD_MAX {
+            return Ended::Contended;
+        }
+        if now - begin > window {
+            return Ended::Late;
+        }
+        last = now;
+    }
+    Ended::Enough
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTBOUND: Brought = Brought { frames: 1, receives: 0, len: 74 };
+    const INBOUND: Brought = Brought { frames: 0, receives: 1, len: 148 };
+    const MANY: Brought = Brought { frames: 3, receives: 2, len: 74 };
+
+    /// A turn, and whether the worker looked after it for what did or did not come.
+    fn looked(poller: &mut Poller, turn: Brought, comes: bool) -> bool {
+        poller.turn_brought(turn);
+        let looks = !poller.sleeps();
+        if looks {
+            assert_eq!(poller.look(|| comes), comes);
+        }
+        looks
+    }
+
+    #[test]
+    fn one_short_packet_is_lone() {
+        let lone = |frames, receives, len| Brought { frames, receives, len }.lone();
+        assert_eq!((lone(1, 0, 74), lone(0, 1, 148)), (Some(Lone::Outbound), Some(Lone::Inbound)));
+        let others = [(2, 0, 74), (1, 1, 74), (0, 2, 74), (0, 0, 0), (1, 0, LONE_LEN_MAX + 1)];
+        assert!(
+            others.iter().all(|&(frames, receives, len)| lone(frames, receives, len).is_none())
+        );
+    }
+
+    #[test]
+    fn it_looks_after_packets_that_are_answered() {
+        let mut poller = Poller::new(BusyPoll::Auto);
+        for _ in 0..100 {
+            assert!(looked(&mut poller, OUTBOUND, true));
+            assert!(!looked(&mut poller, MANY, true), "many came: more will, or not");
+        }
+        let in_vain = (0..3_000).filter(|_| looked(&mut poller, INBOUND, false)).count();
+        assert!((5..20).contains(&in_vain), "looked {in_vain} times for what never came");
+        assert!(looked(&mut poller, OUTBOUND, true), "the other direction has its own habit");
+        let tries = (0..=BACKOFF_MAX).filter(|_| looked(&mut poller, INBOUND, true)).count();
+        assert!(tries > 1, "never tried again");
+        assert!(looked(&mut poller, INBOUND, true));
+    }
+
+    #[test]
+    fn it_sleeps_after_looking_in_vain() {
+        let mut poller = Poller::new(BusyPoll::Auto);
+        assert!(looked(&mut poller, OUTBOUND, false));
+        assert!(poller.sleeps() && poller.sleeps());
+    }
+
+    #[test]
+    fn it_does_not_look_for_more_than_its_part_of_the_time() {
+        let begin = Instant::now();
+        let mut budget = Budget { left: BUDGET_MAX, counted: begin };
+        let (mut now, mut spent) = (begin, Duration::ZERO);
+        let each = Duration::from_micros(150);
+        while now - begin < Duration::from_secs(2) {
+            now += Duration::from_micros(200);
+            if budget.begin(now) {
+                budget.spend(each);
+                spent += each;
+            }
+        }
+        let part = spent.as_secs_f64() / 2.0;
+        assert!((0.24..0.29).contains(&part), "{part}");
+    }
+
+    #[test]
+    fn who_is_not_alone_on_his_core_sleeps() {
+        let late = || {
+            thread::sleep(2 * YIELD_MAX);
+            false
+        };
+        let mut poller = Poller::new(BusyPoll::On);
+        assert!(!poller.sleeps());
+        assert!(!poller.look(late));
+        assert!(poller.sleeps(), "once");
+        assert!(!poller.sleeps());
+
+        let mut poller = Poller::new(BusyPoll::Auto);
+        poller.turn_brought(OUTBOUND);
+        assert!(!poller.sleeps() && !poller.look(late));
+        assert!(!looked(&mut poller, OUTBOUND, true) && looked(&mut poller, OUTBOUND, true));
+    }
+
+    #[test]
+    fn it_can_be_had_not_at_all_or_all_the_time() {
+        let mut poller = Poller::new(BusyPoll::Off);
+        assert!(!looked(&mut poller, OUTBOUND, true) && !looked(&mut poller, MANY, true));
+        let mut poller = Poller::new(BusyPoll::On);
+        assert!(looked(&mut poller, MANY, false) && looked(&mut poller, OUTBOUND, false));
+    }
+}
