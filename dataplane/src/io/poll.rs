@@ -3,9 +3,9 @@
 //! Who sleeps must be woken, and often a core with him: most of an idle tunnel's round trip. A
 //! worker that keeps looking sees a packet at once. It yields between two looks, so that whoever
 //! else is to run on its core does, and it must pay: after a packet that came alone it looks for
-//! [`WINDOW`] if an answer came within that time after the packets before it, of the same
-//! direction, and never for more than a part of its time. How a hypervisor that polls before it
-//! halts goes about it (virt/kvm/kvm_main.c, `kvm_vcpu_halt`), with yields.
+//! [`WINDOW`] if packets of that direction were answered within that time before, by one that came
+//! alone as well; and never for more than a part of its time. That is how a hypervisor polls before
+//! it halts (virt/kvm/kvm_main.c, `kvm_vcpu_halt`), with yields.
 //!
 //! A yield that does not come back soon tells that others want the core. Polling then costs more
 //! than sleeping: who sleeps is woken before those that have run all the time.
@@ -47,6 +47,12 @@ enum Lone {
     Inbound,
 }
 
+impl Lone {
+    fn is_answered_by(self, next: Option<Self>) -> bool {
+        next.is_some_and(|next| next != self)
+    }
+}
+
 /// What a turn brought: how many frames and receives, and how long the last one was.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Brought {
@@ -72,6 +78,8 @@ pub(super) struct Poller {
     mode: BusyPoll,
     /// What the last turn was.
     last: Option<Lone>,
+    /// What the packets that have come by looking came after.
+    before: Option<Lone>,
     habits: [Habit; 2],
     budget: Budget,
     contended: bool,
@@ -87,13 +95,9 @@ struct Habit {
 }
 
 impl Habit {
-    fn came(&mut self) {
-        *self = Self::default();
-    }
-
-    fn did_not_come(&mut self) {
-        self.backoff = (self.backoff * 2).clamp(1, BACKOFF_MAX);
-        self.skip = self.backoff;
+    fn learn(&mut self, answered: bool) {
+        let backoff = if answered { 0 } else { (self.backoff * 2).clamp(1, BACKOFF_MAX) };
+        *self = Self { skip: backoff, backoff };
     }
 }
 
@@ -131,13 +135,23 @@ enum Ended {
 impl Poller {
     pub(super) fn new(mode: BusyPoll) -> Self {
         let budget = Budget { left: BUDGET_MAX, counted: Instant::now() };
-        Self { mode, last: None, habits: Default::default(), budget, contended: false }
+        Self {
+            mode,
+            last: None,
+            before: None,
+            habits: Default::default(),
+            budget,
+            contended: false,
+        }
     }
 
     /// Notes what a turn brought.
     #[inline]
     pub(super) fn turn_brought(&mut self, brought: Brought) {
         self.last = brought.lone();
+        if let Some(before) = self.before.take() {
+            self.habits[before as usize].learn(before.is_answered_by(self.last));
+        }
     }
 
     /// Whether a worker that has nothing to do sleeps. If not, it must [look](Self::look) before
@@ -173,12 +187,13 @@ impl Poller {
         }
         let ended = watch(begin, WINDOW, news);
         self.budget.spend(begin.elapsed());
-        let habit = &mut self.habits[lone as usize];
-        match ended {
-            Ended::Came => habit.came(),
-            Ended::Late | Ended::Enough | Ended::Contended => habit.did_not_come(),
+        let came = ended == Ended::Came;
+        if came {
+            self.before = Some(lone);
+        } else {
+            self.habits[lone as usize].learn(false);
         }
-        ended == Ended::Came
+        came
     }
 }
 
@@ -229,19 +244,34 @@ mod tests {
         );
     }
 
+    /// How many of `count` packets of one kind the worker looked after, each followed by `next` (or
+    /// by nothing).
+    fn looks(poller: &mut Poller, turn: Brought, next: Option<Brought>, count: usize) -> usize {
+        let looks = |_: &usize| {
+            let looked = looked(poller, turn, next.is_some());
+            poller.turn_brought(next.unwrap_or_default());
+            looked
+        };
+        (0..count).filter(looks).count()
+    }
+
     #[test]
     fn it_looks_after_packets_that_are_answered() {
         let mut poller = Poller::new(BusyPoll::Auto);
-        for _ in 0..100 {
-            assert!(looked(&mut poller, OUTBOUND, true));
-            assert!(!looked(&mut poller, MANY, true), "many came: more will, or not");
+        assert_eq!(looks(&mut poller, OUTBOUND, Some(INBOUND), 100), 100);
+        assert!((5..20).contains(&looks(&mut poller, INBOUND, None, 3_000)), "in vain");
+        assert_eq!(looks(&mut poller, OUTBOUND, Some(INBOUND), 100), 100, "a habit of its own");
+        assert!(looks(&mut poller, INBOUND, Some(OUTBOUND), 2_000) > 900, "never tried again");
+        assert_eq!(looks(&mut poller, INBOUND, Some(OUTBOUND), 100), 100);
+    }
+
+    #[test]
+    fn more_of_the_same_and_transfers_are_no_answers() {
+        for next in [OUTBOUND, MANY, Brought { len: 60_000, ..INBOUND }] {
+            let mut poller = Poller::new(BusyPoll::Auto);
+            let count = looks(&mut poller, OUTBOUND, Some(next), 3_000);
+            assert!((5..20).contains(&count), "looked {count} times before {next:?}");
         }
-        let in_vain = (0..3_000).filter(|_| looked(&mut poller, INBOUND, false)).count();
-        assert!((5..20).contains(&in_vain), "looked {in_vain} times for what never came");
-        assert!(looked(&mut poller, OUTBOUND, true), "the other direction has its own habit");
-        let tries = (0..=BACKOFF_MAX).filter(|_| looked(&mut poller, INBOUND, true)).count();
-        assert!(tries > 1, "never tried again");
-        assert!(looked(&mut poller, INBOUND, true));
     }
 
     #[test]
@@ -291,6 +321,6 @@ mod tests {
         let mut poller = Poller::new(BusyPoll::Off);
         assert!(!looked(&mut poller, OUTBOUND, true) && !looked(&mut poller, MANY, true));
         let mut poller = Poller::new(BusyPoll::On);
-        assert!(looked(&mut poller, MANY, false) && looked(&mut poller, OUTBOUND, false));
+        assert!(looked(&mut poller, MANY, true) && looked(&mut poller, Brought::default(), true));
     }
 }
