@@ -4,6 +4,7 @@
 //! Not the standard harness: the lab must be entered before the first thread starts.
 #![allow(clippy::unwrap_used)]
 
+mod busy_poll;
 mod demo;
 mod dropin;
 mod errors;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     cases.extend(errors::cases());
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
+    cases.extend(busy_poll::cases());
     cases.extend(wireguard::cases());
     cases.extend(wireguard_net::cases());
     cases.extend(wireguard_roaming::cases());

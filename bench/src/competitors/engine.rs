@@ -26,11 +26,12 @@ impl Engine {
     }
 
     /// What `ab` compares.
-    pub(crate) fn variants() -> [Self; 5] {
+    pub(crate) fn variants() -> [Self; 6] {
         let engine = Self::of_this_build;
         [
             engine("uring", &["--io", "uring", "--workers", "1"]),
             engine("uring-single", &["--io", "uring", "--workers", "1", "--no-multishot"]),
+            engine("uring-poll", &["--io", "uring", "--workers", "1", "--busy-poll", "on"]),
             engine("mmsg", &["--io", "mmsg", "--workers", "1"]),
             engine("uring-w2", &["--io", "uring", "--workers", "2"]),
             engine("mmsg-w2", &["--io", "mmsg", "--workers", "2"]),

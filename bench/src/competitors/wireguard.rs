@@ -28,11 +28,15 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// What `ab` compares.
-    pub(crate) const VARIANTS: [Self; 5] = [
+    pub(crate) const VARIANTS: [Self; 6] = [
         Self { name: "wg-uring", flags: &["--io", "uring", "--workers", "1"] },
         Self {
             name: "wg-uring-ring",
             flags: &["--io", "uring", "--workers", "1", "--aead", "ring"],
+        },
+        Self {
+            name: "wg-uring-poll",
+            flags: &["--io", "uring", "--workers", "1", "--busy-poll", "on"],
         },
         Self { name: "wg-mmsg", flags: &["--io", "mmsg", "--workers", "1"] },
         Self { name: "wg-uring-w2", flags: &["--io", "uring", "--workers", "2"] },
@@ -165,6 +169,7 @@ impl Competitor for Ours {
         command.arg0("ringtun").env("NO_COLOR", "1").args(["-f", name]);
         for pair in self.flags.chunks_exact(2) {
             let variable = format!("RINGTUN_{}", pair[0].trim_start_matches('-').to_uppercase());
+            let variable = variable.replace('-', "_");
             command.env(variable, pair[1]);
         }
         Some(Making::Daemon(command))
@@ -204,7 +209,7 @@ mod tests {
 
     #[test]
     fn devices_alone_are_run_as_the_tunnels_are() {
-        let [uring, ring, mmsg, uring_2, mmsg_2] =
+        let [uring, ring, poll, mmsg, uring_2, mmsg_2] =
             Ours::VARIANTS.map(|ours| ours.device("x").unwrap());
         let variables = |making: &Making| {
             let Making::Daemon(command) = making else { panic!("{making:?}") };
@@ -218,6 +223,7 @@ mod tests {
         };
         assert_eq!(variables(&uring), "RINGTUN_IO=uring RINGTUN_WORKERS=1");
         assert_eq!(variables(&ring), "RINGTUN_AEAD=ring RINGTUN_IO=uring RINGTUN_WORKERS=1");
+        assert_eq!(variables(&poll), "RINGTUN_BUSY_POLL=on RINGTUN_IO=uring RINGTUN_WORKERS=1");
         assert_eq!(variables(&mmsg), "RINGTUN_IO=mmsg RINGTUN_WORKERS=1");
         assert_eq!(variables(&uring_2), "RINGTUN_IO=uring RINGTUN_WORKERS=2");
         assert_eq!(variables(&mmsg_2), "RINGTUN_IO=mmsg RINGTUN_WORKERS=2");

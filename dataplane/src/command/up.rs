@@ -99,9 +99,9 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(SOCKET_BUFFER_MIN..=SOCKET_BUFFER_MAX))]
     socket_buffer: u32,
 
-    /// Look for packets instead of sleeping: off, on (a worker that has nothing to do keeps its core
-    /// busy unless others want it), or auto: for a moment after a packet that came alone, where an
-    /// answer is likely
+    /// Look for packets instead of sleeping: off, on (a worker that has nothing to do keeps its
+    /// core busy unless others want it), or auto: for a moment after a packet that came alone,
+    /// where an answer is likely
     #[arg(long, value_enum, default_value_t = BusyPollArg::Auto)]
     busy_poll: BusyPollArg,
 

@@ -13,7 +13,7 @@ use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
-use super::poll::{Brought, BusyPoll, Poller};
+use super::poll::{Brought, BusyPoll, NAP_MS, Poller, Rest};
 use super::{
     Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
     SEND_SLOTS, Transmit, outcome,
@@ -148,10 +148,15 @@ impl Mmsg {
                 .change(tx.files.get(tx.files.queue), TUN, tx.blocked.is_none(), false)
                 .map_err(IoError::failed("epoll_ctl"))?;
         }
-        let sleep = !self.more && self.poller.sleeps();
+        let rest = if self.more { Rest::Look } else { self.poller.rest() };
         tx.counters.turns.add(1);
-        tx.counters.sleeps.add(u64::from(sleep));
-        let events = self.epoll.wait(sleep).map_err(IoError::failed("epoll_wait"))?;
+        tx.counters.sleeps.add(u64::from(rest != Rest::Look));
+        let timeout_ms = match rest {
+            Rest::Look => Some(0),
+            Rest::Nap => Some(NAP_MS),
+            Rest::Sleep => None,
+        };
+        let events = self.epoll.wait(timeout_ms).map_err(IoError::failed("epoll_wait"))?;
         let mut ready = 0;
         let mut writable = false;
         for (token, bits) in events {
@@ -161,10 +166,10 @@ impl Mmsg {
         }
         if writable {
             self.tx.blocked = None;
-        } else if ready == 0 && !self.more && !sleep {
+        } else if ready == 0 && !self.more && rest == Rest::Look {
             let epoll = &mut self.epoll;
             // An error shows again, and is reported, at the turn's own wait.
-            let news = || epoll.wait(false).map_or(true, |mut events| events.next().is_some());
+            let news = || epoll.wait(Some(0)).map_or(true, |mut events| events.next().is_some());
             self.tx.counters.looked(self.poller.look(news));
         }
         Ok(ready)

@@ -25,6 +25,8 @@ const BUDGET_PART: u32 = 4;
 const BUDGET_MAX: Duration = Duration::from_millis(50);
 /// A yield that takes longer shows that others want the core.
 const YIELD_MAX: Duration = Duration::from_micros(100);
+/// How long the worker then leaves it to them, unless something comes.
+pub(super) const NAP_MS: u32 = 1;
 /// Looks in a row before the worker's loop goes round, and sees whether it is to stop.
 const LOOKS_MAX: u32 = 4_096;
 
@@ -70,6 +72,17 @@ impl Brought {
             _ => None,
         }
     }
+}
+
+/// What a worker that has nothing to do does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It [looks](Poller::look).
+    Look,
+    /// It sleeps until something comes.
+    Sleep,
+    /// It sleeps for [`NAP_MS`] or until something comes.
+    Nap,
 }
 
 /// When to look, for one worker.
@@ -154,21 +167,21 @@ impl Poller {
         }
     }
 
-    /// Whether a worker that has nothing to do sleeps. If not, it must [look](Self::look) before
-    /// it asks again.
+    /// What a worker does that has nothing to do.
     #[inline]
-    pub(super) fn sleeps(&mut self) -> bool {
+    pub(super) fn rest(&mut self) -> Rest {
         match (self.mode, self.last) {
-            (BusyPoll::Off, _) | (BusyPoll::Auto, None) => true,
-            (BusyPoll::On, _) => std::mem::take(&mut self.contended),
+            (BusyPoll::Off, _) | (BusyPoll::Auto, None) => Rest::Sleep,
+            (BusyPoll::On, _) if std::mem::take(&mut self.contended) => Rest::Nap,
+            (BusyPoll::On, _) => Rest::Look,
             (BusyPoll::Auto, Some(lone)) => {
                 let habit = &mut self.habits[lone as usize];
                 if habit.skip == 0 {
-                    return false;
+                    return Rest::Look;
                 }
                 habit.skip -= 1;
                 self.last = None;
-                true
+                Rest::Sleep
             }
         }
     }
@@ -227,7 +240,7 @@ mod tests {
     /// A turn, and whether the worker looked after it for what did or did not come.
     fn looked(poller: &mut Poller, turn: Brought, comes: bool) -> bool {
         poller.turn_brought(turn);
-        let looks = !poller.sleeps();
+        let looks = poller.rest() == Rest::Look;
         if looks {
             assert_eq!(poller.look(|| comes), comes);
         }
@@ -278,7 +291,7 @@ mod tests {
     fn it_sleeps_after_looking_in_vain() {
         let mut poller = Poller::new(BusyPoll::Auto);
         assert!(looked(&mut poller, OUTBOUND, false));
-        assert!(poller.sleeps() && poller.sleeps());
+        assert_eq!((poller.rest(), poller.rest()), (Rest::Sleep, Rest::Sleep));
     }
 
     #[test]
@@ -305,14 +318,13 @@ mod tests {
             false
         };
         let mut poller = Poller::new(BusyPoll::On);
-        assert!(!poller.sleeps());
+        assert_eq!(poller.rest(), Rest::Look);
         assert!(!poller.look(late));
-        assert!(poller.sleeps(), "once");
-        assert!(!poller.sleeps());
+        assert_eq!((poller.rest(), poller.rest()), (Rest::Nap, Rest::Look));
 
         let mut poller = Poller::new(BusyPoll::Auto);
         poller.turn_brought(OUTBOUND);
-        assert!(!poller.sleeps() && !poller.look(late));
+        assert!(poller.rest() == Rest::Look && !poller.look(late));
         assert!(!looked(&mut poller, OUTBOUND, true) && looked(&mut poller, OUTBOUND, true));
     }
 

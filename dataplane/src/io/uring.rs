@@ -17,7 +17,7 @@ use crossbeam::channel::Sender;
 use super::counters::{Counters, DropReason};
 use super::depth::Depth;
 use super::outbox::{Notice, Outbox};
-use super::poll::{BusyPoll, Poller};
+use super::poll::{BusyPoll, NAP_MS, Poller, Rest};
 use super::uring_tx::Tx;
 use super::{
     Backend, FRAME_SLOTS, Files, Handler, IoError, RECEIVE_SLOTS, Received, SEND_SLOTS, Slot,
@@ -251,12 +251,17 @@ impl Backend for Uring {
             || (!tx.arrivals.is_empty() && handler.has_room())
             || (!tx.frames.is_empty() && tx.has_room());
         let idle = !waiting && handler.may_sleep();
-        let sleep = idle && self.poller.sleeps();
+        let rest = if idle { self.poller.rest() } else { Rest::Look };
+        let sleep = rest != Rest::Look;
         tx.counters.turns.add(1);
         tx.counters.sleeps.add(u64::from(sleep && !tx.ring.returns_at_once()));
         // Waiting for one returns at once when one is there, but runs the kernel's deferred work
         // first, which makes the batch larger.
-        tx.ring.enter(sleep).map_err(IoError::failed("io_uring_enter"))?;
+        let entered = match rest {
+            Rest::Nap => tx.ring.enter_for(NAP_MS),
+            Rest::Look | Rest::Sleep => tx.ring.enter(sleep),
+        };
+        entered.map_err(IoError::failed("io_uring_enter"))?;
         tx.reap();
         let nothing = tx.arrivals.is_empty() && tx.frames.is_empty() && !tx.woken;
         if idle && nothing && tx.fatal.is_none() {

@@ -286,6 +286,24 @@ impl Ring {
         }
     }
 
+    /// As [`enter`](Self::enter), and waits for `timeout_ms` at most.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn enter_for(&mut self, timeout_ms: u32) -> io::Result<()> {
+        if self.due > 0 || self.lost.is_some() {
+            return self.enter(true);
+        }
+        let timeout = Timespec::new().nsec(timeout_ms.saturating_mul(1_000_000));
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args(1, &args) {
+            Err(error) if error.raw_os_error() != Some(libc::ETIME) && !is_passing(&error) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn submit_and_wait(&mut self, count: usize) -> io::Result<usize> {
         if !self.uring.params().is_feature_no_iowait() {
             return self.uring.submit_and_wait(count);
@@ -298,8 +316,8 @@ impl Ring {
         unsafe { submitter.enter::<libc::sigset_t>(submissions, count, flags.bits(), None) }
     }
 
-    /// Whether something has come, as far as can be seen without a call of the kernel: a completion,
-    /// or deferred work that makes some.
+    /// Whether something has come, as far as can be seen without a call of the kernel: a
+    /// completion, or deferred work that makes some.
     #[inline]
     #[must_use]
     pub fn has_news(&mut self) -> bool {

@@ -71,18 +71,22 @@ impl Epoll {
         check(result).map(drop)
     }
 
-    /// Waits for events, forever or not at all; returns the tokens with their event bits.
+    /// Waits for events, for `timeout_ms` or forever; returns the tokens with their event bits.
     ///
     /// # Errors
     /// The kernel's; an interrupted wait is no events.
-    pub fn wait(&mut self, block: bool) -> io::Result<impl Iterator<Item = (u16, u32)> + '_> {
+    pub fn wait(
+        &mut self,
+        timeout_ms: Option<u32>,
+    ) -> io::Result<impl Iterator<Item = (u16, u32)> + '_> {
+        let timeout_ms = timeout_ms.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX));
         // SAFETY: the buffer holds EVENTS_MAX events.
         let count = unsafe {
             libc::epoll_wait(
                 self.fd.as_raw_fd(),
                 self.events.as_mut_ptr(),
                 EVENTS_MAX_INT,
-                if block { -1 } else { 0 },
+                timeout_ms,
             )
         };
         let count = match check(count) {

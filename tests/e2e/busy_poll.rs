@@ -1,0 +1,77 @@
+//! Workers that look for packets before they sleep: off, where an answer is likely, and always.
+
+use std::thread;
+use std::time::Duration;
+
+use ringtun::lab::traffic::RoundTrips;
+use ringtun_tests::device::wait_until;
+use ringtun_tests::suite::Case;
+use ringtun_tests::tunnel::{Family, Io, Side, Tunnel};
+
+type Test = fn(Io);
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for io in [Io::Uring, Io::SingleShot, Io::Mmsg] {
+        let tests: [(&str, Test); 3] = [("off", off), ("auto", auto), ("on", on)];
+        for (mode, test) in tests {
+            cases.push(Case::new(format!("{}::busy_poll_{mode}", io.name()), move || test(io)));
+        }
+    }
+    cases
+}
+
+/// A tunnel and how often its workers have looked, and found something.
+fn tunnel(io: Io, mode: &str) -> Tunnel {
+    Tunnel::new(io, Family::V4, &["--workers", "1", "--busy-poll", mode])
+}
+
+fn polls(tunnel: &Tunnel) -> [(u64, u64); 2] {
+    [&tunnel.left, &tunnel.right].map(|engine| {
+        let workers = engine.status().workers;
+        (workers[0].polls, workers[0].polls_won)
+    })
+}
+
+fn echoes(tunnel: &Tunnel) {
+    let plan = RoundTrips { duration: Duration::from_secs(1), ..RoundTrips::default() };
+    tunnel.round_trips(Side::Left, Family::V4, &plan);
+}
+
+fn off(io: Io) {
+    let tunnel = tunnel(io, "off");
+    echoes(&tunnel);
+    assert_eq!(polls(&tunnel), [(0, 0); 2]);
+    tunnel.stop();
+}
+
+/// Answers are waited for awake, by both ends; then they sleep.
+fn auto(io: Io) {
+    let tunnel = tunnel(io, "auto");
+    // Whoever is held up by others more often than not sees few answers in time.
+    wait_until("answers found by looking", || {
+        echoes(&tunnel);
+        polls(&tunnel).iter().all(|&(_, won)| won > 20)
+    });
+    // Late packets of the kernel's own.
+    thread::sleep(Duration::from_millis(500));
+    let before = polls(&tunnel);
+    thread::sleep(Duration::from_secs(2));
+    for (before, after) in before.iter().zip(polls(&tunnel)) {
+        assert!(after.0 - before.0 < 10, "looked {before:?} and {after:?} times while idle");
+    }
+    tunnel.stop();
+}
+
+/// They look while nothing comes, pass on what does, and stop when they are told to.
+fn on(io: Io) {
+    let tunnel = tunnel(io, "on");
+    let before = polls(&tunnel);
+    wait_until("looking while idle", || {
+        polls(&tunnel).iter().zip(&before).all(|(after, before)| after.0 > before.0 + 20)
+    });
+    echoes(&tunnel);
+    tunnel.load(Side::Right, 2, Duration::from_millis(300));
+    assert!(polls(&tunnel).iter().all(|&(_, won)| won > 0), "{:?}", polls(&tunnel));
+    tunnel.stop();
+}
