@@ -125,7 +125,7 @@ fn shared() -> Arc<Shared> {
     let allowed_ips = AllowedIps::new([("0.0.0.0/0".parse().unwrap(), 0)]);
     let table = Table { allowed_ips, peers: vec![Arc::clone(&peer)] };
     let sessions = SessionTable::new(1);
-    let index = sessions.reserve().unwrap();
+    let index = sessions.reserve(None).unwrap();
     let keys = TransportKeys { send: [1; 32].into(), receive: [1; 32].into() };
     let session = Session::new(&keys, index, index, true, 1).unwrap();
     peer.install_initiated(Arc::new(Live { session, peer: Arc::clone(&peer) }), &sessions);

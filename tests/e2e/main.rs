@@ -23,6 +23,7 @@ mod wireguard_interop;
 mod wireguard_net;
 mod wireguard_roaming;
 mod wireguard_routes;
+mod wireguard_steering;
 mod wireguard_tools;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     cases.extend(wireguard_connected::cases());
     cases.extend(wireguard_handover::cases());
     cases.extend(wireguard_routes::cases());
+    cases.extend(wireguard_steering::cases());
     cases.extend(wireguard_tools::cases());
     cases.extend(wireguard_interop::cases());
     cases.extend(many_peers::cases());

@@ -82,7 +82,7 @@ impl Ends {
     }
 }
 
-fn start(host: &Host, n: usize, config: &str, words: &[&str]) -> Process {
+pub(crate) fn start(host: &Host, n: usize, config: &str, words: &[&str]) -> Process {
     let mut command = Command::new(binary());
     command.args(["up", NAMES[n], "--config", config]).args(words).env("NO_COLOR", "1");
     let mut process = host.spawn(command).unwrap();

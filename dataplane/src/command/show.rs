@@ -212,10 +212,19 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
     }
     match status.flow_steering.as_str() {
         "kernel program" => {
-            writeln!(out, "  flows       to the workers by a program in the kernel")
+            writeln!(out, "  flows       to the workers by a program in the kernel")?;
         }
         "learned" => {
-            writeln!(out, "  flows       to the workers by what they remember (no right to bpf)")
+            writeln!(out, "  flows       to the workers by what they remember (no right to bpf)")?;
+        }
+        _ => {}
+    }
+    match status.peer_steering.as_str() {
+        "receiver index" => {
+            writeln!(out, "  peers       to the workers by a program in the kernel, evenly")
+        }
+        "address hash" if !status.peers.is_empty() => {
+            writeln!(out, "  peers       to the workers by a hash of their addresses")
         }
         _ => Ok(()),
     }

@@ -133,6 +133,7 @@ fn start(
     };
     let (sockets, listen) = (bound.watchers(), bound.listen.clone());
     let (buffers, udp_gro) = (bound.buffers.clone(), bound.udp_gro);
+    let peer_steering = bound.peer_steering;
     let peer = plan.peer.ok_or_else(no_peer)?;
     let traffic = Traffic::Plain { peer };
     let engine = Engine::start(EngineConfig {
@@ -156,7 +157,7 @@ fn start(
     };
     let offloads = OffloadState::new(plan.tuning.udp_gso);
     let running = Running { engine, watch, offloads: offloads.clone() };
-    let now = Now { view, sockets, listen, buffers, udp_gro };
+    let now = Now { view, sockets, listen, buffers, udp_gro, peer_steering };
     announce(plan, &fixed, &now, device);
     let netlink = Netlink::open().ok();
     let workers = Workers { running: Arc::new(Some(now).into()), device: None };

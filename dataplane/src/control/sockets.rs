@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::plan::{ListenAt, Plan, family_name};
 use super::{port_owner, status};
 use crate::engine::WorkerSockets;
-use crate::sys::host as sys;
+use crate::sys::{host as sys, reuseport};
 
 const TURN_WAIT: Duration = Duration::from_secs(2);
 const TURN_POLL: Duration = Duration::from_millis(10);
@@ -107,6 +107,8 @@ pub struct Bound {
     pub buffers: status::SocketBuffers,
     /// Whether `UDP_GRO` is on; off when asked for or refused (which is logged).
     pub udp_gro: bool,
+    /// How peers find their worker: `one worker`, `receiver index`, or `address hash`.
+    pub peer_steering: &'static str,
 }
 
 /// How sockets are bound.
@@ -124,6 +126,8 @@ pub struct BindOptions {
     pub packet_info: bool,
     /// A second socket a worker, to be connected.
     pub connectable: bool,
+    /// What arrives carries the receiver index that says which worker it is for.
+    pub by_receiver: bool,
     /// Mark of what is sent; 0 is none.
     pub fwmark: u32,
 }
@@ -138,6 +142,7 @@ impl Bound {
             udp_gro: plan.tuning.udp_gro,
             packet_info: false,
             connectable: false,
+            by_receiver: false,
             fwmark: 0,
         })?;
         let reaches =
@@ -163,6 +168,7 @@ impl Bound {
             udp_gro: plan.tuning.udp_gro,
             packet_info: true,
             connectable: true,
+            by_receiver: true,
             fwmark,
         };
         if port != 0 {
@@ -188,25 +194,39 @@ impl Bound {
             listen: Vec::new(),
             buffers: status::SocketBuffers { wanted_bytes, ..Default::default() },
             udp_gro: options.udp_gro,
+            peer_steering: "",
         };
+        let by_receiver = options.by_receiver && workers.len() > 1;
+        let mut steered = true;
         for at in &options.listen {
-            // Senders that the kernel assigns to a socket go to the one bound next when it is
-            // connected (net/core/sock_reuseport.c `reuseport_select_sock_by_hash`): bound just
-            // before its worker's other one, they stay with the worker.
+            // The kernel counts a group's sockets in the order in which they were bound, and puts
+            // the last one in the place of one that leaves it, as those do that are connected
+            // (net/core/sock_reuseport.c `__reuseport_detach_sock`): these come last.
             let each = if options.connectable { 2 } else { 1 };
-            let Some(mut sockets) = bind_group(at, workers.len() * each)? else { continue };
-            for worker in workers.iter_mut().rev() {
-                let slot = if at.address.is_ipv4() { &mut worker.v4 } else { &mut worker.v6 };
-                let last = sockets.len().saturating_sub(each);
-                for socket in sockets.drain(last..).rev() {
-                    bound.prepare(&socket, at.address, options)?;
-                    match slot {
-                        None => *slot = Some(socket.into()),
-                        Some(_) => worker.connected.push(socket.into()),
-                    }
+            let Some(sockets) = bind_group(at, workers.len() * each)? else { continue };
+            if by_receiver && let Some(first) = sockets.first() {
+                steered &= steer(first.as_fd(), workers.len());
+            }
+            for (i, socket) in sockets.into_iter().enumerate() {
+                let is_first = i < workers.len();
+                bound.prepare(&socket, at.address, options)?;
+                let worker = &mut workers[i % options.workers];
+                match (is_first, at.address.is_ipv4()) {
+                    (true, true) => worker.v4 = Some(socket.into()),
+                    (true, false) => worker.v6 = Some(socket.into()),
+                    (false, _) => worker.connected.push(socket.into()),
                 }
             }
             bound.listen.push(at.address);
+        }
+        bound.peer_steering = match (workers.len(), by_receiver && steered) {
+            (..=1, _) => "one worker",
+            (_, true) => "receiver index",
+            (_, false) => "address hash",
+        };
+        if by_receiver && !steered {
+            // By the hash, a sender would change workers when a socket leaves the group.
+            workers.iter_mut().for_each(|worker| worker.connected.clear());
         }
         bound.workers = workers;
         Ok(bound)
@@ -251,6 +271,14 @@ impl Bound {
         }
         Ok(())
     }
+}
+
+/// Has messages find the worker that their receiver index names; false if the kernel will not.
+fn steer(socket: BorrowedFd<'_>, workers: usize) -> bool {
+    let steered = reuseport::steer_by_receiver(socket, workers);
+    steered
+        .inspect_err(|error| debug!(%error, "no program picks the workers of peers: a hash does"))
+        .is_ok()
 }
 
 /// A port that is free for IPv4 at this moment.

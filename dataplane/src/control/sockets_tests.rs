@@ -42,6 +42,28 @@ fn one_socket_a_worker_with_its_options() {
     }
 }
 
+/// A socket that is connected leaves the group, in whose order the program counts.
+#[test]
+fn messages_find_their_worker_whoever_is_connected() {
+    let plan = Plan::wireguard("wg0".parse().unwrap(), &Workers::Count(2), IoChoice::Auto, &[0, 1]);
+    let bound = Bound::bind_wireguard(&plan.unwrap(), 0, 0).unwrap();
+    assert_eq!(bound.peer_steering, "receiver index");
+    let to = bound.listen[0].port();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for (round, connecting) in bound.workers.iter().enumerate() {
+        for index in 0..4_u8 {
+            let message = [4, 0, 0, 0, index, 0, 0, 0, 1];
+            sender.send_to(&message, ("127.0.0.1", to)).unwrap();
+            let socket = bound.workers[usize::from(index) % 2].v4.as_ref().unwrap();
+            let mut buffer = [0; 16];
+            let received = socket.recv(&mut buffer);
+            assert!(matches!(received, Ok(9)), "{index} after {round} connections: {received:?}");
+        }
+        connecting.connected[0].connect(peer.local_addr().unwrap()).unwrap();
+    }
+}
+
 #[test]
 fn a_second_ringtun_does_not_join_silently() {
     let plan = plan(&format!("127.0.0.1:{}", free_port()));

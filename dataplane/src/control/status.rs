@@ -42,6 +42,8 @@ pub struct Status {
     pub offloads: Offloads,
     /// How outbound flows find their tun queue: `one queue`, `kernel program`, or `learned`.
     pub flow_steering: String,
+    /// How peers find their worker: `one worker`, `receiver index`, or `address hash`.
+    pub peer_steering: String,
     /// UDP socket buffers as the kernel granted them, in bytes (one socket).
     pub socket_buffers: SocketBuffers,
     /// One entry a worker.

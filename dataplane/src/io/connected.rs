@@ -43,7 +43,7 @@ struct Family {
 }
 
 impl Connected {
-    /// Notes where a datagram came from.
+    /// Notes where a peer was heard.
     #[inline]
     pub(super) fn heard(&mut self, from: SocketAddr) {
         self.0[usize::from(from.is_ipv6())].heard = Some(from);

@@ -5,6 +5,7 @@
 //! read, and its own queue drops what is too much.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -221,7 +222,6 @@ impl Mmsg {
             self.brought.receives += 1;
             if let Some(arrival) = arrival {
                 self.brought.len = arrival.len;
-                self.tx.connected.heard(arrival.from);
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);
             } else {
                 self.tx.counters.count_drop(DropReason::Truncated, 1);
@@ -326,6 +326,10 @@ impl Transmit for Tx {
 
     fn give_back(&mut self, slot: Slot) {
         self.turn_slots.push(slot);
+    }
+
+    fn heard(&mut self, from: SocketAddr) {
+        self.connected.heard(from);
     }
 
     fn merge_refused(&self) -> bool {

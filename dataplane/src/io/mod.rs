@@ -193,6 +193,8 @@ pub trait Transmit {
     /// Takes back the slot of a frame that was [taken on](Handler::take_on_frame). Not called where
     /// frames are not handed over with their slots.
     fn give_back_frame(&mut self, _slot: Slot) {}
+    /// Notes that a peer's messages come to this worker, authentic ones from `from`.
+    fn heard(&mut self, _from: SocketAddr) {}
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
 }

@@ -4,6 +4,7 @@
 //! last write that points into it is done.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -265,9 +266,6 @@ impl Tx {
                         Ok(arrival) => {
                             let (len, count) =
                                 arrival.1.map_or((0, 1), |arrival| (arrival.len, arrival.count()));
-                            if let Some(arrival) = &arrival.1 {
-                                self.connected.heard(arrival.from);
-                            }
                             self.counters.receives().count(count);
                             self.health.succeeded();
                             self.touch(file).delivered(len);
@@ -467,6 +465,10 @@ impl Transmit for Tx {
 
     fn give_back_frame(&mut self, slot: Slot) {
         self.frame_slots.push(slot);
+    }
+
+    fn heard(&mut self, from: SocketAddr) {
+        self.connected.heard(from);
     }
 
     fn merge_refused(&self) -> bool {

@@ -358,7 +358,7 @@ fn a_full_session_table_refuses_handshakes_and_keeps_sessions() {
     let table = |world: &World, n: usize| Arc::clone(world.ends[n].protocol.shared());
     let mut taken = [0, 1].map(|n| {
         let shared = table(&world, n);
-        std::iter::from_fn(|| shared.sessions.reserve()).collect::<Vec<_>>()
+        std::iter::from_fn(|| shared.sessions.reserve(None)).collect::<Vec<_>>()
     });
     let refused = |world: &World| [0, 1].map(|n| table(world, n).sessions.refused_count() - 1);
     let mut free_one = |world: &World, n: usize| {

@@ -12,6 +12,7 @@ pub mod ipsec_mb;
 pub mod namespace;
 pub mod process;
 pub mod resolver;
+pub mod reuseport;
 pub mod steer;
 pub mod tun;
 

@@ -154,6 +154,15 @@ impl Peer {
         true
     }
 
+    /// The index of one of its sessions, if it has any.
+    #[must_use]
+    pub fn index(&self) -> Option<u32> {
+        let others = self.others();
+        let current = self.current.load_full();
+        let live = current.as_ref().or(others.next.as_ref()).or(others.previous.as_ref());
+        live.map(|live| live.session.local_index)
+    }
+
     /// Forgets every session; their keys are wiped when the batches under way have ended.
     pub fn clear_sessions(&self, sessions: &SessionTable) {
         let mut others = self.others();

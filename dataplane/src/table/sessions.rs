@@ -2,6 +2,10 @@
 //!
 //! An index is 32 random bits to whoever looks; its lower bits are the number of a free slot. A
 //! slot that is used again gets other upper bits, so a late message finds no stranger's session.
+//!
+//! With several workers, the lowest byte also says which of them receives on the session (the
+//! kernel reads it, `sys::reuseport`): a peer's sessions stay with one worker, and new peers go to
+//! the one that has fewest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,43 +27,78 @@ pub struct Live {
     pub peer: Arc<Peer>,
 }
 
+/// Which of several workers receives on the session with this index.
+#[must_use]
+pub fn worker_of(index: u32, workers: usize) -> usize {
+    (index & 0xff) as usize % workers.max(1)
+}
+
+/// Slots of one worker.
+#[derive(Default)]
+struct Share {
+    /// Those without an index.
+    free: Vec<u32>,
+    /// How many have one.
+    taken: usize,
+}
+
 /// All sessions of a device.
 pub struct SessionTable {
     slots: Box<[ArcSwapOption<Live>]>,
     /// One more than the index reserved for each slot; 0 for none. Written under the lock.
     reserved: Box<[AtomicU64]>,
-    /// Slots without an index. Only control looks here, and a worker once a session.
-    free: Mutex<Vec<u32>>,
+    /// By worker. Only control looks here, and a worker once a session.
+    shares: Mutex<Box<[Share]>>,
     /// How often there was none.
     refused: AtomicU64,
 }
 
 impl SessionTable {
-    /// Room for `slots` sessions and handshakes under way, rounded up to a power of two.
+    /// Room for `slots` sessions and handshakes under way, rounded up to a power of two, of one
+    /// worker.
     #[must_use]
     pub fn new(slots: usize) -> Self {
+        Self::with_workers(slots, 1)
+    }
+
+    /// The same, spread over `workers`.
+    #[must_use]
+    pub fn with_workers(slots: usize, workers: usize) -> Self {
         let count = slots.clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
-        let numbers = 0..u32::try_from(count).unwrap_or(0);
+        let mut shares: Box<[_]> = (0..workers.max(1)).map(|_| Share::default()).collect();
+        for slot in 0..u32::try_from(count).unwrap_or(0) {
+            shares[worker_of(slot, workers)].free.push(slot);
+        }
         Self {
             slots: (0..count).map(|_| ArcSwapOption::empty()).collect(),
             reserved: (0..count).map(|_| AtomicU64::new(0)).collect(),
-            free: Mutex::new(numbers.collect()),
+            shares: Mutex::new(shares),
             refused: AtomicU64::new(0),
         }
     }
 
-    /// Takes a random index whose slot is free, until it is [removed](Self::remove); `None` when
-    /// the table is full, which is counted, or the kernel has no random numbers. What is there
-    /// already is never given up for it.
-    pub fn reserve(&self) -> Option<u32> {
-        let mut free = self.free();
-        if free.is_empty() {
+    /// Takes a random index whose slot is free, until it is [removed](Self::remove): of the worker
+    /// that has the index `beside`, or else of the one that has fewest. `None` when the table is
+    /// full, which is counted, or the kernel has no random numbers. What is there already is never
+    /// given up for it.
+    pub fn reserve(&self, beside: Option<u32>) -> Option<u32> {
+        let mut shares = self.shares();
+        let same = beside.map(|index| worker_of(index, shares.len()));
+        let same = same.filter(|&worker| !shares[worker].free.is_empty());
+        let least = || {
+            let with_room = (0..shares.len()).filter(|&worker| !shares[worker].free.is_empty());
+            with_room.min_by_key(|&worker| shares[worker].taken)
+        };
+        let Some(worker) = same.or_else(least) else {
             self.refused.fetch_add(1, Ordering::Relaxed);
-        }
+            return None;
+        };
+        let share = &mut shares[worker];
         let random = getrandom::u64().ok()?;
-        let count = u64::try_from(free.len()).ok()?;
+        let count = u64::try_from(share.free.len()).ok()?;
         let place = usize::try_from((random & 0xffff_ffff).checked_rem(count)?).ok()?;
-        let slot = free.swap_remove(place);
+        let slot = share.free.swap_remove(place);
+        share.taken += 1;
         let mask = u32::try_from(self.slots.len() - 1).ok()?;
         let index = u32::try_from(random >> 32).ok()? & !mask | slot;
         self.reserved[slot as usize].store(u64::from(index) + 1, Ordering::Release);
@@ -68,7 +107,7 @@ impl SessionTable {
 
     /// Puts a session at its reserved `local_index`; without the reservation nothing happens.
     pub fn insert(&self, live: Arc<Live>) {
-        let _lock = self.free();
+        let _lock = self.shares();
         let index = live.session.local_index;
         if self.is_reserved(index) {
             self.slots[self.slot(index)].store(Some(live));
@@ -77,12 +116,14 @@ impl SessionTable {
 
     /// Gives up an index: forgets its session, if there is one, and frees its slot.
     pub fn remove(&self, index: u32) {
-        let mut free = self.free();
+        let mut shares = self.shares();
         let slot = self.slot(index);
         if self.is_reserved(index) {
             self.reserved[slot].store(0, Ordering::Release);
             self.slots[slot].store(None);
-            free.push(u32::try_from(slot).unwrap_or(0));
+            let worker = worker_of(index, shares.len());
+            shares[worker].free.push(u32::try_from(slot).unwrap_or(0));
+            shares[worker].taken -= 1;
         }
     }
 
@@ -101,7 +142,7 @@ impl SessionTable {
     /// How many indexes are given out.
     #[cfg(test)]
     pub(crate) fn reserved_count(&self) -> usize {
-        self.slots.len() - self.free().len()
+        self.shares().iter().map(|share| share.taken).sum()
     }
 
     /// The session with this index. Hold the guard for a batch, no longer.
@@ -119,8 +160,8 @@ impl SessionTable {
         index as usize & (self.slots.len() - 1)
     }
 
-    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shares(&self) -> MutexGuard<'_, Box<[Share]>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::wire::wireguard::session::TransportKeys;
 
 fn live(table: &SessionTable, peer: &Arc<Peer>, initiator: bool, created_ms: u64) -> Arc<Live> {
     let keys = TransportKeys { send: Zeroizing::new([1; 32]), receive: Zeroizing::new([2; 32]) };
-    let index = table.reserve().unwrap();
+    let index = table.reserve(None).unwrap();
     let session = Session::new(&keys, index, 5, initiator, created_ms).unwrap();
     Arc::new(Live { session, peer: Arc::clone(peer) })
 }
@@ -30,16 +30,16 @@ fn is_current(peer: &Peer, live: &Arc<Live>) -> bool {
 #[test]
 fn every_slot_is_given_out_once_and_comes_back() {
     let table = SessionTable::new(1);
-    let indexes: HashSet<u32> = (0..SLOTS_MIN).map(|_| table.reserve().unwrap()).collect();
+    let indexes: HashSet<u32> = (0..SLOTS_MIN).map(|_| table.reserve(None).unwrap()).collect();
     assert_eq!(indexes.len(), SLOTS_MIN);
     let uppers: HashSet<u32> = indexes.iter().map(|index| index >> 10).collect();
     assert!(uppers.len() > SLOTS_MIN / 2, "the upper bits are random");
     assert_eq!(table.refused_count(), 0);
-    assert_eq!(table.reserve(), None);
+    assert_eq!(table.reserve(None), None);
     assert_eq!(table.refused_count(), 1);
     indexes.iter().for_each(|index| table.remove(*index));
     indexes.iter().for_each(|index| table.remove(*index));
-    assert_eq!((0..=SLOTS_MIN).filter_map(|_| table.reserve()).count(), SLOTS_MIN);
+    assert_eq!((0..=SLOTS_MIN).filter_map(|_| table.reserve(None)).count(), SLOTS_MIN);
 }
 
 #[test]
@@ -149,4 +149,32 @@ fn readers_and_a_writer_do_not_disturb_each_other() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+#[test]
+fn new_peers_go_to_the_worker_that_has_fewest_and_stay_with_it() {
+    for workers in [1, 2, 3, 8, 256] {
+        let table = SessionTable::with_workers(1, workers);
+        let mut counts = vec![0; workers];
+        let first: Vec<u32> = (0..64).map(|_| table.reserve(None).unwrap()).collect();
+        first.iter().for_each(|&index| counts[worker_of(index, workers)] += 1);
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(most - least <= 1, "{counts:?}");
+        for &index in &first {
+            let next = table.reserve(Some(index)).unwrap();
+            assert_eq!(worker_of(next, workers), worker_of(index, workers));
+            table.remove(index);
+            table.remove(next);
+        }
+        assert_eq!(table.reserved_count(), 0);
+    }
+}
+
+#[test]
+fn a_worker_without_room_is_no_reason_to_refuse() {
+    let table = SessionTable::with_workers(1, 4);
+    let first = table.reserve(None).unwrap();
+    let rest = (1..SLOTS_MIN).filter(|_| table.reserve(Some(first)).is_some()).count();
+    assert_eq!((rest, table.refused_count()), (SLOTS_MIN - 1, 0));
+    assert_eq!((table.reserve(Some(first)), table.refused_count()), (None, 1));
 }

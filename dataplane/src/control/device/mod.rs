@@ -52,6 +52,8 @@ pub struct Running {
     pub buffers: SocketBuffers,
     /// `UDP_GRO` is on.
     pub udp_gro: bool,
+    /// How peers find their worker.
+    pub peer_steering: &'static str,
 }
 
 /// What runs now, for whoever reports it; none while the link is down.

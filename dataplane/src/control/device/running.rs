@@ -107,7 +107,7 @@ impl RunningDevice {
         let (proven_in, proven) = bounded(HANDSHAKES_MAX);
         let shared = Arc::new(Shared {
             table: Arc::new(Table::default()).into(),
-            sessions: SessionTable::new(INDEXES_MAX),
+            sessions: SessionTable::with_workers(INDEXES_MAX, config.plan.cpus.len()),
             checker: Option::default().into(),
             under_load: false.into(),
             generation: 0.into(),
@@ -368,6 +368,7 @@ impl RunningDevice {
             listen: bound.listen,
             buffers: bound.buffers,
             udp_gro: bound.udp_gro,
+            peer_steering: bound.peer_steering,
         });
         self.wires = Wires {
             waker: Some(engine.waker()),

@@ -91,7 +91,7 @@ impl Pair {
             mtu: 1420.into(),
             clock: Clock::new(|| 1_000),
         });
-        let index = shared.sessions.reserve().unwrap();
+        let index = shared.sessions.reserve(None).unwrap();
         let keys = |byte| Zeroizing::new([byte; 32]);
         let keys = TransportKeys { send: keys(1), receive: keys(1) };
         let session = |local, remote| Session::new(&keys, local, remote, true, 1_000).unwrap();

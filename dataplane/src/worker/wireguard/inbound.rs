@@ -211,6 +211,7 @@ impl Inbound {
             let at = batch.slot_offset.saturating_add(u32::try_from(from).unwrap_or(u32::MAX));
             self.merger.push(packet, batch.slot, at, &mut sink);
         }
+        sink.tx.heard(batch.from.to);
         note_received(common, live, batch.from, data, &mut self.spare);
     }
 
