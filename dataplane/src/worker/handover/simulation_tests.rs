@@ -62,6 +62,8 @@ enum Doing {
 struct Worker {
     handover: Handover<Batch>,
     doing: Doing,
+    /// Events of an earlier one are void: who sleeps has one for what arrives and one for who wakes.
+    generation: u64,
     arrived: VecDeque<Batch>,
     every_ns: Option<u64>,
     arrivals: u64,
@@ -72,7 +74,8 @@ struct Worker {
 struct Simulation {
     load: Load,
     workers: Vec<Worker>,
-    events: BinaryHeap<Reverse<(u64, usize)>>,
+    /// When, which worker, and of which generation.
+    events: BinaryHeap<Reverse<(u64, usize, u64)>>,
     woken: Arc<Mutex<Vec<usize>>>,
     random: u64,
     outcome: Outcome,
@@ -89,6 +92,7 @@ impl Simulation {
         let workers = (0..load.workers).map(|me| Worker {
             handover: Handover::new(Arc::clone(&exchange), me),
             doing: Doing::Busy,
+            generation: 0,
             arrived: VecDeque::new(),
             every_ns: load.every_ns[me],
             arrivals: 0,
@@ -98,17 +102,20 @@ impl Simulation {
         let outcome = Outcome { busy_ns: vec![0; load.workers], ..Outcome::default() };
         let mut simulation = Self {
             workers: workers.collect(),
-            events: (0..load.workers).map(|worker| Reverse((0, worker))).collect(),
+            events: (0..load.workers).map(|worker| Reverse((0, worker, 0))).collect(),
             woken,
             random: seed | 1,
             outcome,
             load: load.clone(),
         };
-        while let Some(Reverse((now, worker))) = simulation.events.pop()
+        while let Some(Reverse((now, worker, generation))) = simulation.events.pop()
             && now < load.for_ns
         {
-            simulation.step(now, worker);
-            simulation.pass_on_wakes(now);
+            if simulation.workers[worker].generation == generation {
+                simulation.workers[worker].generation += 1;
+                simulation.step(now, worker);
+                simulation.pass_on_wakes(now);
+            }
         }
         let released = simulation.workers.iter().map(|worker| worker.released);
         simulation.outcome.released = released.collect();
@@ -154,7 +161,7 @@ impl Simulation {
         if worker.handover.has_room(Lane::Inbound)
             && let Some(next) = worker.next_arrival_ns()
         {
-            self.events.push(Reverse((next.max(now + 1), me)));
+            self.schedule(next.max(now + 1), me);
         }
     }
 
@@ -182,19 +189,24 @@ impl Simulation {
             cost += stall_ns;
         }
         self.workers[me].doing = Doing::Working(batch);
-        self.events.push(Reverse((now + spent + cost, me)));
+        self.schedule(now + spent + cost, me);
     }
 
     fn busy(&mut self, now: u64, me: usize, spent: u64) {
         self.outcome.busy_ns[me] += spent;
-        self.events.push(Reverse((now + spent.max(1), me)));
+        self.schedule(now + spent.max(1), me);
+    }
+
+    fn schedule(&mut self, at_ns: u64, me: usize) {
+        self.events.push(Reverse((at_ns, me, self.workers[me].generation)));
     }
 
     fn pass_on_wakes(&mut self, now: u64) {
-        for woken in self.woken.lock().unwrap().drain(..) {
+        let woken: Vec<_> = self.woken.lock().unwrap().drain(..).collect();
+        for woken in woken {
             self.outcome.wakes += 1;
             if !(self.load.no_helpers && self.workers[woken].every_ns.is_none()) {
-                self.events.push(Reverse((now + WAKE_NS, woken)));
+                self.schedule(now + WAKE_NS, woken);
             }
         }
     }
@@ -277,6 +289,27 @@ fn with_all_workers_hot_nothing_is_handed_over_for_long() {
     let outcome = Simulation::run(&saturated(8, 8), 3);
     let total: u64 = outcome.released.iter().sum();
     assert!(outcome.by_helpers * 100 <= total, "{} of {total}", outcome.by_helpers);
+}
+
+/// Eight peers that each bring three quarters of what one core can do, so many at each worker.
+fn peers_at(counts: [u64; 8]) -> Load {
+    let every_ns = counts.map(|count| (count > 0).then(|| 42_000 / count)).to_vec();
+    Load { every_ns, ..saturated(8, 0) }
+}
+
+/// A program that gives each worker its peer leaves nothing to be handed over; where a hash lets
+/// three peers meet at one worker, handing over makes up for it: a third of all batches.
+#[test]
+fn peers_spread_evenly_need_no_help_and_others_get_it() {
+    let even = Simulation::run(&peers_at([1; 8]), 1);
+    let hashed = peers_at([3, 2, 1, 1, 1, 0, 0, 0]);
+    let helped = Simulation::run(&hashed, 1);
+    let alone = Simulation::run(&Load { no_helpers: true, ..hashed }, 1);
+    let total = |outcome: &Outcome| outcome.released.iter().sum::<u64>();
+    assert_eq!((even.by_helpers, even.wakes), (0, 0));
+    assert!(total(&helped) * 100 >= total(&even) * 95, "{helped:?}");
+    assert!(helped.by_helpers * 4 >= total(&helped), "{helped:?}");
+    assert!(total(&alone) * 100 <= total(&even) * 85, "{alone:?}");
 }
 
 #[test]
