@@ -62,7 +62,7 @@ enum Doing {
 struct Worker {
     handover: Handover<Batch>,
     doing: Doing,
-    /// Events of an earlier one are void: who sleeps has one for what arrives and one for who wakes.
+    /// Events of an earlier one are void: who sleeps has one for what arrives, one for who wakes.
     generation: u64,
     arrived: VecDeque<Batch>,
     every_ns: Option<u64>,
