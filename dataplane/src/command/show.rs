@@ -221,7 +221,7 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
     }
     match status.peer_steering.as_str() {
         "receiver index" => {
-            writeln!(out, "  peers       to the workers by a program in the kernel, evenly")
+            writeln!(out, "  peers       to the workers by receiver index, a program in the kernel")
         }
         "address hash" if !status.peers.is_empty() => {
             writeln!(out, "  peers       to the workers by a hash of their addresses")

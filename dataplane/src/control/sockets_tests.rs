@@ -45,22 +45,40 @@ fn one_socket_a_worker_with_its_options() {
 /// A socket that is connected leaves the group, in whose order the program counts.
 #[test]
 fn messages_find_their_worker_whoever_is_connected() {
-    let plan = Plan::wireguard("wg0".parse().unwrap(), &Workers::Count(2), IoChoice::Auto, &[0, 1]);
+    let workers = Workers::Count(2);
+    let plan = Plan::wireguard("wg0".parse().unwrap(), &workers, IoChoice::Auto, &[0, 1]);
     let bound = Bound::bind_wireguard(&plan.unwrap(), 0, 0).unwrap();
     assert_eq!(bound.peer_steering, "receiver index");
     let to = bound.listen[0].port();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for (round, connecting) in bound.workers.iter().enumerate() {
+    let assert_steered = |when: &str| {
         for index in 0..4_u8 {
             let message = [4, 0, 0, 0, index, 0, 0, 0, 1];
             sender.send_to(&message, ("127.0.0.1", to)).unwrap();
             let socket = bound.workers[usize::from(index) % 2].v4.as_ref().unwrap();
-            let mut buffer = [0; 16];
-            let received = socket.recv(&mut buffer);
-            assert!(matches!(received, Ok(9)), "{index} after {round} connections: {received:?}");
+            let received = socket.recv(&mut [0; 16]);
+            assert!(matches!(received, Ok(9)), "{index} {when}: {received:?}");
         }
-        connecting.connected[0].connect(peer.local_addr().unwrap()).unwrap();
+    };
+    assert_steered("at first");
+    let (here, elsewhere) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
+    let peers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    // Nobody may connect a socket that does not say so to all of the network.
+    let refused: SocketAddr = "255.255.255.255:9".parse().unwrap();
+    for worker in &bound.workers {
+        let connect = |to, source| {
+            crate::sys::datagram::connect_anew(worker.connected[0].as_fd(), to, source)
+        };
+        connect(refused, here).unwrap_err();
+        assert_steered("after a first connection that failed");
+        connect(peers[0], here).unwrap();
+        assert_steered("with one connected");
+        connect(peers[1], here).unwrap();
+        assert_steered("with one connected again");
+        connect(peers[0], elsewhere).unwrap();
+        assert_steered("with one connected for another address");
+        connect(refused, elsewhere).unwrap_err();
+        assert_steered("after another connection that failed");
     }
 }
 

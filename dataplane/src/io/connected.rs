@@ -104,7 +104,7 @@ impl Family {
         }
         self.to = None;
         let file = files.get(files.socket_index(socket));
-        let local = sys::datagram::connect_anew(file, endpoint.to);
+        let local = sys::datagram::connect_anew(file, endpoint.to, source.address);
         if local.is_ok_and(|local| local.ip() == source.address) {
             self.to = Some(*endpoint);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::bounded;
 
+use super::counters::Counters;
 use super::uring::{Uring, UringConfig};
 use super::{Backend, BusyPoll, Destination, Files, Handler, Received, Transmit};
 use crate::packet::merge::Piece;
@@ -108,5 +109,37 @@ fn one_of_a_kind_leaves_within_its_turn_and_more_together() {
         assert!(alone.is_none_or(|out| out == [[1, 1]; 2]), "{alone:?}");
         let three = out_after(3, multishot_read);
         assert!(three.is_none_or(|out| out == [[0, 3]; 2]), "{three:?}");
+    }
+}
+
+/// A worker that keeps looking acts on all that it finds before it looks again: a frame that a poll
+/// has told of is not left alone until the next look has been in vain.
+#[test]
+fn what_was_found_is_acted_on_before_the_next_look() {
+    for multishot_read in [false, true] {
+        let Bench { files, tun, peer, own } = Bench::new();
+        let (notices, _kept) = bounded(1);
+        let config = UringConfig { multishot_read, gso: false, busy_poll: BusyPoll::On };
+        let counters = Arc::<Counters>::default();
+        let Ok(mut backend) = Uring::new(files, config, Arc::clone(&counters), notices) else {
+            continue;
+        };
+        let mut handler = Repeat { to: peer.local_addr().unwrap(), copies: 1, taken: 0 };
+        let causes: [&dyn Fn(); 2] = [&|| assert_eq!(tun.send(b"frame").unwrap(), 5), &|| {
+            assert_eq!(peer.send_to(b"datagram", own).unwrap(), 8)
+        }];
+        for cause in causes.into_iter().cycle().take(6) {
+            while counters.polls.get() == 0 {
+                backend.turn(&mut handler).unwrap();
+            }
+            let in_vain = || counters.polls.get() - counters.polls_won.get();
+            let before = in_vain();
+            handler.taken = 0;
+            cause();
+            while handler.taken == 0 {
+                backend.turn(&mut handler).unwrap();
+            }
+            assert_eq!(in_vain(), before, "multishot: {multishot_read}");
+        }
     }
 }

@@ -171,7 +171,9 @@ impl Mmsg {
             let epoll = &mut self.epoll;
             // An error shows again, and is reported, at the turn's own wait.
             let news = || epoll.wait(Some(0)).map_or(true, |mut events| events.next().is_some());
-            self.tx.counters.looked(self.poller.look(news));
+            if let Some(came) = self.poller.look(news) {
+                self.tx.counters.looked(came);
+            }
         }
         Ok(ready)
     }

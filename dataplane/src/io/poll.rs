@@ -187,16 +187,16 @@ impl Poller {
     }
 
     /// Looks until there is `news`, or it is time to sleep, or to let the worker's loop go round;
-    /// true if there is some.
-    pub(super) fn look(&mut self, news: impl FnMut() -> bool) -> bool {
+    /// whether there is some. `None`: it has looked enough lately, and did not.
+    pub(super) fn look(&mut self, news: impl FnMut() -> bool) -> Option<bool> {
         let begin = Instant::now();
         let (Some(lone), BusyPoll::Auto) = (self.last.take(), self.mode) else {
             let ended = watch(begin, Duration::MAX, news);
             self.contended = ended == Ended::Contended;
-            return ended == Ended::Came;
+            return Some(ended == Ended::Came);
         };
         if !self.budget.begin(begin) {
-            return false;
+            return None;
         }
         let ended = watch(begin, WINDOW, news);
         self.budget.spend(begin.elapsed());
@@ -206,7 +206,7 @@ impl Poller {
         } else {
             self.habits[lone as usize].learn(false);
         }
-        came
+        Some(came)
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
         poller.turn_brought(turn);
         let looks = poller.rest() == Rest::Look;
         if looks {
-            assert_eq!(poller.look(|| comes), comes);
+            assert_eq!(poller.look(|| comes), Some(comes));
         }
         looks
     }
@@ -319,12 +319,12 @@ mod tests {
         };
         let mut poller = Poller::new(BusyPoll::On);
         assert_eq!(poller.rest(), Rest::Look);
-        assert!(!poller.look(late));
+        assert_eq!(poller.look(late), Some(false));
         assert_eq!((poller.rest(), poller.rest()), (Rest::Nap, Rest::Look));
 
         let mut poller = Poller::new(BusyPoll::Auto);
         poller.turn_brought(OUTBOUND);
-        assert!(poller.rest() == Rest::Look && !poller.look(late));
+        assert_eq!((poller.rest(), poller.look(late)), (Rest::Look, Some(false)));
         assert!(!looked(&mut poller, OUTBOUND, true) && looked(&mut poller, OUTBOUND, true));
     }
 

@@ -262,11 +262,14 @@ impl Backend for Uring {
             Rest::Look | Rest::Sleep => tx.ring.enter(sleep),
         };
         entered.map_err(IoError::failed("io_uring_enter"))?;
-        tx.reap();
+        let reaped = tx.reap();
         let nothing = tx.arrivals.is_empty() && tx.frames.is_empty() && !tx.woken;
         if idle && nothing && tx.fatal.is_none() {
-            if !sleep {
-                let came = self.poller.look(|| tx.ring.has_news());
+            // Whatever else was reaped is for the next turn to act on, which may start reads or sends.
+            if !sleep
+                && reaped == 0
+                && let Some(came) = self.poller.look(|| tx.ring.has_news())
+            {
                 tx.counters.looked(came);
             }
             return Ok(());

@@ -239,8 +239,11 @@ impl Tx {
         self.reap();
     }
 
-    pub(super) fn reap(&mut self) {
+    /// Takes what has completed; returns how much.
+    pub(super) fn reap(&mut self) -> usize {
+        let mut count = 0;
         while let Some(completion) = self.ring.next_completion() {
+            count += 1;
             match completion {
                 Completion::Read { outcome, more, file } => {
                     if !more {
@@ -286,6 +289,7 @@ impl Tx {
                 Completion::Written { index, result } => self.written(index, result),
             }
         }
+        count
     }
 
     pub(super) fn frame_read(&mut self, slot: Slot, len: usize) {

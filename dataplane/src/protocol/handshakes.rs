@@ -68,7 +68,7 @@ impl Protocol {
         if !self.up {
             return false;
         }
-        let Some(index) = self.shared.sessions.reserve(state.peer.index()) else {
+        let Some(index) = self.shared.sessions.reserve(state.peer.latest_index()) else {
             // Not with every packet that asks.
             state.initiated_ms = now_ms;
             return false;
@@ -239,7 +239,7 @@ impl Protocol {
             return;
         }
         let remote_index = responder.remote_index;
-        let Some(index) = self.shared.sessions.reserve(state.peer.index()) else { return };
+        let Some(index) = self.shared.sessions.reserve(state.peer.latest_index()) else { return };
         let Some((keys, mut message)) = responder.respond(&state.psk, index) else {
             self.shared.sessions.remove(index);
             return;

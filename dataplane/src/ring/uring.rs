@@ -317,7 +317,7 @@ impl Ring {
     }
 
     /// Whether something has come, as far as can be seen without a call of the kernel: a
-    /// completion, or deferred work that makes some.
+    /// completion, or deferred work that makes some, which [`enter`](Self::enter) then runs.
     #[inline]
     #[must_use]
     pub fn has_news(&mut self) -> bool {

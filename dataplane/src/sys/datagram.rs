@@ -1,7 +1,7 @@
 //! One datagram from an address and with a traffic class of our choice; connecting for many.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::{MsgHdr, SockRef};
@@ -13,6 +13,9 @@ const HEADER_LEN: usize = 16;
 /// Room for a traffic class and for packet info, each with its header.
 const CONTROL_LEN: usize = CLASS_LEN + HEADER_LEN + 24;
 const CLASS_LEN: usize = HEADER_LEN + 8;
+
+/// Nobody sends from this port (RFC 863).
+const DISCARD: u16 = 9;
 
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
@@ -48,24 +51,42 @@ pub fn send_from(
     socket.sendmsg(&message(), flags)
 }
 
-/// Connects a UDP socket to `to`, from whatever address the route there wants, whether or not it
-/// was connected before; returns that address. Until then, and after an error, it is as it was
-/// bound.
+/// Connects a UDP socket to `to`, whether or not it was connected before; returns the address that
+/// it sends from: `source` if it did before, else what the route there wants. After an error it is
+/// connected to nobody that sends, or as it was.
 ///
 /// # Errors
 /// The kernel's; there is no route, say.
-pub fn connect_anew(socket: BorrowedFd<'_>, to: SocketAddr) -> io::Result<SocketAddr> {
+pub fn connect_anew(
+    socket: BorrowedFd<'_>,
+    to: SocketAddr,
+    source: IpAddr,
+) -> io::Result<SocketAddr> {
+    let fd = socket.as_raw_fd();
+    let socket = SockRef::from(&socket);
+    let local =
+        || socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into());
+    let before: io::Result<SocketAddr> = local();
+    if before.is_ok_and(|before| before.ip() == source || before.ip().is_unspecified()) {
+        socket.connect(&to.into())?;
+        return local();
+    }
+    // A second connect would keep the address of the first: connect(2), "dissolve the association".
     let family = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or(0);
     let nobody = libc::sockaddr { sa_family: family, sa_data: [0; 14] };
     let len = libc::socklen_t::try_from(size_of_val(&nobody)).unwrap_or(0);
-    // A second connect would keep the address of the first: connect(2), "dissolve the association".
     // SAFETY: the address is a sockaddr of ours of the length said, read during the call.
-    if unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) } != 0 {
+    if unsafe { libc::connect(fd, &raw const nobody, len) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let socket = SockRef::from(&socket);
-    socket.connect(&to.into())?;
-    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    socket.connect(&to.into()).inspect_err(|_| {
+        // It has left its SO_REUSEPORT group for good (net/ipv4/udp.c `udp_lib_rehash`) and would
+        // get what is for the group, by itself, as long as it is connected to nobody.
+        let loopback: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let _ = socket.connect(&SocketAddr::new(loopback, DISCARD).into());
+    })?;
+    local()
 }
 
 /// IP_TOS (ip(7)) or IPV6_TCLASS (RFC 3542 section 6.5); returns the length, 0 without class.

@@ -22,6 +22,8 @@ pub struct Peer {
     /// The session that seals what we send.
     pub current: ArcSwapOption<Live>,
     others: Mutex<Others>,
+    /// One more than the index of the latest session; 0 if there was none.
+    latest: AtomicU64,
     /// What its timers wait for.
     pub activity: Activity,
     /// Control has been told that a session is wanted and has not finished with it.
@@ -49,6 +51,7 @@ impl Peer {
             way_out: AtomicU32::new(0),
             current: ArcSwapOption::empty(),
             others: Mutex::default(),
+            latest: AtomicU64::new(0),
             activity: Activity::default(),
             session_wanted: AtomicBool::new(false),
             received_bytes: AtomicU64::new(0),
@@ -119,6 +122,7 @@ impl Peer {
     /// Takes up a session that we initiated: it seals from now on.
     pub fn install_initiated(&self, live: Arc<Live>, sessions: &SessionTable) {
         let mut others = self.others();
+        self.latest.store(u64::from(live.session.local_index) + 1, Ordering::Relaxed);
         sessions.insert(Arc::clone(&live));
         let current = self.current.swap(Some(live));
         // As drivers/net/wireguard/noise.c `add_new_keypair`: an unconfirmed next session is the
@@ -136,6 +140,7 @@ impl Peer {
     /// Takes up a session that the peer initiated: it receives, and seals once confirmed.
     pub fn install_responded(&self, live: Arc<Live>, sessions: &SessionTable) {
         let mut others = self.others();
+        self.latest.store(u64::from(live.session.local_index) + 1, Ordering::Relaxed);
         sessions.insert(Arc::clone(&live));
         forget(others.next.replace(live), sessions);
         forget(others.previous.take(), sessions);
@@ -154,13 +159,10 @@ impl Peer {
         true
     }
 
-    /// The index of one of its sessions, if it has any.
+    /// The index of its latest session, be it over or not: all of a peer's go to one worker.
     #[must_use]
-    pub fn index(&self) -> Option<u32> {
-        let others = self.others();
-        let current = self.current.load_full();
-        let live = current.as_ref().or(others.next.as_ref()).or(others.previous.as_ref());
-        live.map(|live| live.session.local_index)
+    pub fn latest_index(&self) -> Option<u32> {
+        u32::try_from(self.latest.load(Ordering::Relaxed).checked_sub(1)?).ok()
     }
 
     /// Forgets every session; their keys are wiped when the batches under way have ended.
