@@ -265,7 +265,7 @@ impl Backend for Uring {
         let reaped = tx.reap();
         let nothing = tx.arrivals.is_empty() && tx.frames.is_empty() && !tx.woken;
         if idle && nothing && tx.fatal.is_none() {
-            // Whatever else was reaped is for the next turn to act on, which may start reads or sends.
+            // Whatever else was reaped is for the next turn, which may start reads or sends for it.
             if !sleep
                 && reaped == 0
                 && let Some(came) = self.poller.look(|| tx.ring.has_news())
