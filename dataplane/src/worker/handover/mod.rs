@@ -1,10 +1,10 @@
 //! Several cores for the traffic of one peer: batches are handed over, their order is kept.
 //!
-//! All messages of a WireGuard peer arrive at one worker, and all packets of one flow leave by one.
-//! What costs most of the time there, the cryptography, needs nothing of that worker; what needs
-//! its state (the replay window, merging, the tun write, the send) costs little. So a worker under load
-//! offers whole batches, whoever is idle does the former, and the owner does the latter, in the
-//! order in which it took the batches on, which is the order of each flow.
+//! All messages of a WireGuard peer arrive at one worker, and all packets of one flow leave by
+//! one. What costs most of the time there, the cryptography, needs nothing of that worker; what
+//! needs its state (the replay window, merging, the tun write, the send) costs little. So a worker
+//! under load offers whole batches, whoever is idle does the former, and the owner does the
+//! latter, in the order in which it took the batches on, which is the order of each flow.
 //!
 //! ```text
 //! owner    receive, frame ─► number ─► offer ─────┬────────► its own ──► release in order
