@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use ringtun::lab::traffic::{RoundTrips, Stop, probe, round_trips};
+use ringtun::lab::traffic::{RoundTrips, Stop, UdpSequences, probe, round_trips, udp_sequences};
 use ringtun::lab::{Address, Pair};
 use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun_tests::device::{Device, ONE_WORKER, peer_lines};
@@ -76,11 +76,17 @@ fn shares(io: &str) {
         let to = SocketAddr::new(addresses(peer)[1], 0);
         probe(&pair.left, &pair.right, to, PATIENCE, &Stop::default()).unwrap();
         let before = received();
-        let plan = RoundTrips { duration: Duration::from_millis(500), ..RoundTrips::default() };
-        let report = round_trips(&pair.left, &pair.right, to, &plan, &Stop::default()).unwrap();
+        // Nothing goes back: a worker that answers a quiet peer would be who hears it.
+        let plan = UdpSequences {
+            duration: Duration::from_millis(300),
+            packets_per_second: Some(2_000.0),
+            ..UdpSequences::default()
+        };
+        let report = udp_sequences(&pair.left, &pair.right, to, &plan, &Stop::default()).unwrap();
+        let count = report.total().received;
         let rise: Vec<u64> = received().iter().zip(before).map(|(now, then)| now - then).collect();
         // Of other peers there may be a late packet or two of the kernel's own.
-        let worker = rise.iter().position(|&rise| rise >= report.received);
+        let worker = rise.iter().position(|&rise| rise >= count);
         workers
             .push(worker.unwrap_or_else(|| panic!("peer {peer} is at several workers: {rise:?}")));
     }
