@@ -67,7 +67,6 @@ impl Bench {
             queue: 0,
             sockets: vec![Arc::new(socket.into())],
             connected: Vec::new(),
-            claims: Arc::default(),
             wake: Arc::new(sys::event::create().unwrap()),
         };
         Self { files, tun, peer, own }
