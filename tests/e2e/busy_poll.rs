@@ -23,11 +23,11 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// A tunnel and how often its workers have looked, and found something.
 fn tunnel(io: Io, mode: &str) -> Tunnel {
     Tunnel::new(io, Family::V4, &["--workers", "1", "--busy-poll", mode])
 }
 
+/// How often each end's worker has looked, and found something.
 fn polls(tunnel: &Tunnel) -> [(u64, u64); 2] {
     [&tunnel.left, &tunnel.right].map(|engine| {
         let workers = engine.status().workers;
@@ -35,9 +35,12 @@ fn polls(tunnel: &Tunnel) -> [(u64, u64); 2] {
     })
 }
 
+fn plan() -> RoundTrips {
+    RoundTrips { duration: Duration::from_secs(1), ..RoundTrips::default() }
+}
+
 fn echoes(tunnel: &Tunnel) {
-    let plan = RoundTrips { duration: Duration::from_secs(1), ..RoundTrips::default() };
-    tunnel.round_trips(Side::Left, Family::V4, &plan);
+    tunnel.round_trips(Side::Left, Family::V4, &plan());
 }
 
 fn off(io: Io) {
@@ -52,12 +55,11 @@ fn auto(io: Io) -> Option<String> {
     let tunnel = tunnel(io, "auto");
     let to = SocketAddr::new(Side::Right.inner(Family::V4), 0);
     let (from, at) = (tunnel.host(Side::Left), tunnel.host(Side::Right));
-    let plan = RoundTrips { duration: Duration::from_secs(1), ..RoundTrips::default() };
     let mut fastest_us = f64::INFINITY;
     // Whoever is held up by others more often than not sees few answers in time.
     let mut tries = 0;
     while polls(&tunnel).iter().any(|&(_, won)| won <= 20) {
-        let report = round_trips(from, at, to, &plan, &Stop::default()).unwrap();
+        let report = round_trips(from, at, to, &plan(), &Stop::default()).unwrap();
         fastest_us = fastest_us.min(report.p50_us);
         tries += 1;
         if tries > 8 && fastest_us > TOO_SLOW_US {

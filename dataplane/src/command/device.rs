@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::exit::Exit;
 use crate::control::inherited_tun::InheritedTun;
@@ -53,31 +53,30 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What the environment chooses by one of the words of `choices`; nothing is the first.
+fn choice<T: Copy, const N: usize>(variable: &str, choices: [(&str, T); N]) -> Result<T> {
+    let text = env::var(variable).unwrap_or_else(|_| choices[0].0.to_owned());
+    let chosen = choices.iter().find(|(word, _)| *word == text);
+    chosen.map(|&(_, choice)| choice).with_context(|| {
+        let words = choices.map(|(word, _)| word).join(", ");
+        format!("{variable} is {text:?}: give one of {words}")
+    })
+}
+
 fn io_choice() -> Result<IoChoice> {
-    match env::var("RINGTUN_IO").as_deref() {
-        Err(_) | Ok("auto") => Ok(IoChoice::Auto),
-        Ok("uring") => Ok(IoChoice::Uring),
-        Ok("mmsg") => Ok(IoChoice::Mmsg),
-        Ok(other) => bail!("RINGTUN_IO is {other:?}: give auto, uring or mmsg"),
-    }
+    let choices = [("auto", IoChoice::Auto), ("uring", IoChoice::Uring), ("mmsg", IoChoice::Mmsg)];
+    choice("RINGTUN_IO", choices)
 }
 
 fn aead_choice() -> Result<AeadChoice> {
-    match env::var("RINGTUN_AEAD").as_deref() {
-        Err(_) | Ok("auto") => Ok(AeadChoice::Auto),
-        Ok("ring") => Ok(AeadChoice::Ring),
-        Ok("ipsec-mb") => Ok(AeadChoice::IpsecMb),
-        Ok(other) => bail!("RINGTUN_AEAD is {other:?}: give auto, ring or ipsec-mb"),
-    }
+    let choices =
+        [("auto", AeadChoice::Auto), ("ring", AeadChoice::Ring), ("ipsec-mb", AeadChoice::IpsecMb)];
+    choice("RINGTUN_AEAD", choices)
 }
 
 fn busy_poll() -> Result<BusyPoll> {
-    match env::var("RINGTUN_BUSY_POLL").as_deref() {
-        Err(_) | Ok("auto") => Ok(BusyPoll::Auto),
-        Ok("off") => Ok(BusyPoll::Off),
-        Ok("on") => Ok(BusyPoll::On),
-        Ok(other) => bail!("RINGTUN_BUSY_POLL is {other:?}: give off, auto or on"),
-    }
+    let choices = [("auto", BusyPoll::Auto), ("off", BusyPoll::Off), ("on", BusyPoll::On)];
+    choice("RINGTUN_BUSY_POLL", choices)
 }
 
 /// The log filter that `LOG_LEVEL` asks for, as wireguard-go reads it.

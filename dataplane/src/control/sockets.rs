@@ -122,12 +122,10 @@ pub struct BindOptions {
     pub buffer_bytes: u32,
     /// Receive coalesced.
     pub udp_gro: bool,
-    /// Tell each datagram's traffic class and the address it was sent to.
-    pub packet_info: bool,
-    /// A second socket a worker, to be connected.
-    pub connectable: bool,
-    /// What arrives carries the receiver index that says which worker it is for.
-    pub by_receiver: bool,
+    /// For WireGuard: each datagram's traffic class and the address it was sent to are told, each
+    /// worker has a second socket, to be connected, and messages go to the worker that their
+    /// receiver index names.
+    pub wireguard: bool,
     /// Mark of what is sent; 0 is none.
     pub fwmark: u32,
 }
@@ -140,9 +138,7 @@ impl Bound {
             listen: plan.listen.clone(),
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
-            packet_info: false,
-            connectable: false,
-            by_receiver: false,
+            wireguard: false,
             fwmark: 0,
         })?;
         let reaches =
@@ -166,9 +162,7 @@ impl Bound {
             listen: listen_at(port),
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
-            packet_info: true,
-            connectable: true,
-            by_receiver: true,
+            wireguard: true,
             fwmark,
         };
         if port != 0 {
@@ -196,19 +190,19 @@ impl Bound {
             udp_gro: options.udp_gro,
             peer_steering: "",
         };
-        let by_receiver = options.by_receiver && workers.len() > 1;
-        let mut steered = true;
+        let several = workers.len() > 1;
+        let mut steered = options.wireguard && several;
         for at in &options.listen {
             // The kernel counts a group's sockets in the order in which they were bound, and puts
             // the last one in the place of one that leaves it, as those do that are connected
             // (net/core/sock_reuseport.c `__reuseport_detach_sock`): these come last.
-            let each = if options.connectable { 2 } else { 1 };
+            let each = if options.wireguard { 2 } else { 1 };
             let Some(sockets) = bind_group(at, workers.len() * each)? else { continue };
-            if by_receiver && let Some(first) = sockets.first() {
-                steered &= steer(first.as_fd(), workers.len());
+            if steered && let Some(first) = sockets.first() {
+                steered = steer(first.as_fd(), workers.len());
             }
             for (i, socket) in sockets.into_iter().enumerate() {
-                let is_first = i < workers.len();
+                let is_first = i < options.workers;
                 bound.prepare(&socket, at.address, options)?;
                 let worker = &mut workers[i % options.workers];
                 match (is_first, at.address.is_ipv4()) {
@@ -219,12 +213,12 @@ impl Bound {
             }
             bound.listen.push(at.address);
         }
-        bound.peer_steering = match (workers.len(), by_receiver && steered) {
-            (..=1, _) => "one worker",
-            (_, true) => "receiver index",
-            (_, false) => "address hash",
+        bound.peer_steering = match (several, steered) {
+            (false, _) => "one worker",
+            (true, true) => "receiver index",
+            (true, false) => "address hash",
         };
-        if by_receiver && !steered {
+        if several && !steered {
             // By the hash, a sender would change workers when a socket leaves the group.
             workers.iter_mut().for_each(|worker| worker.connected.clear());
         }
@@ -255,7 +249,7 @@ impl Bound {
         self.buffers.send_bytes = smaller(self.buffers.send_bytes, send);
         allow_fragments(fd, address)
             .map_err(|error| failed("allow fragments (IP_MTU_DISCOVER)", address, error))?;
-        if options.packet_info {
+        if options.wireguard {
             ask_for_packet_info(fd, address)
                 .map_err(|error| failed("ask for packet information", address, error))?;
         }

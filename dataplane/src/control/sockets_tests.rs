@@ -3,6 +3,7 @@
 use super::super::plan::{Encap, IoChoice, Options, Tuning};
 use super::super::values::Workers;
 use super::*;
+use crate::table::sessions::worker_of;
 
 fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -55,7 +56,8 @@ fn messages_find_their_worker_whoever_is_connected() {
         for index in 0..4_u8 {
             let message = [4, 0, 0, 0, index, 0, 0, 0, 1];
             sender.send_to(&message, ("127.0.0.1", to)).unwrap();
-            let socket = bound.workers[usize::from(index) % 2].v4.as_ref().unwrap();
+            let worker = worker_of(index.into(), 2);
+            let socket = bound.workers[worker].v4.as_ref().unwrap();
             let received = socket.recv(&mut [0; 16]);
             assert!(matches!(received, Ok(9)), "{index} {when}: {received:?}");
         }

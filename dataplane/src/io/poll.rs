@@ -138,11 +138,10 @@ impl Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Came,
-    Late,
+    /// Nothing came in the time there was.
+    InVain,
     /// Others wanted the core.
     Contended,
-    /// Looked often enough for one turn.
-    Enough,
 }
 
 impl Poller {
@@ -222,11 +221,11 @@ fn watch(begin: Instant, window: Duration, mut news: impl FnMut() -> bool) -> En
             return Ended::Contended;
         }
         if now - begin > window {
-            return Ended::Late;
+            return Ended::InVain;
         }
         last = now;
     }
-    Ended::Enough
+    Ended::InVain
 }
 
 #[cfg(test)]

@@ -64,12 +64,10 @@ pub fn connect_anew(
 ) -> io::Result<SocketAddr> {
     let fd = socket.as_raw_fd();
     let socket = SockRef::from(&socket);
-    let local =
-        || socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into());
-    let before: io::Result<SocketAddr> = local();
-    if before.is_ok_and(|before| before.ip() == source || before.ip().is_unspecified()) {
+    let before = local_address(&socket)?.ip();
+    if before == source || before.is_unspecified() {
         socket.connect(&to.into())?;
-        return local();
+        return local_address(&socket);
     }
     // A second connect would keep the address of the first: connect(2), "dissolve the association".
     let family = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or(0);
@@ -86,7 +84,11 @@ pub fn connect_anew(
             if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let _ = socket.connect(&SocketAddr::new(loopback, DISCARD).into());
     })?;
-    local()
+    local_address(&socket)
+}
+
+fn local_address(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// IP_TOS (ip(7)) or IPV6_TCLASS (RFC 3542 section 6.5); returns the length, 0 without class.

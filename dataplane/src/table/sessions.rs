@@ -27,9 +27,10 @@ pub struct Live {
     pub peer: Arc<Peer>,
 }
 
-/// Which of several workers receives on the session with this index.
+/// Which of several workers receives on the session with this index: the rule of the program in
+/// `sys::reuseport` (held together by `control::sockets`' tests).
 #[must_use]
-pub fn worker_of(index: u32, workers: usize) -> usize {
+pub(crate) fn worker_of(index: u32, workers: usize) -> usize {
     (index & 0xff) as usize % workers.max(1)
 }
 

@@ -8,6 +8,7 @@
 //! worth it: those of many packets that leave in one send. Whatever else is sealed meanwhile, by
 //! this worker as ever, is sent behind them ([`InOrder`]).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::io::{Arrival, Destination, Received, SEND_SLOTS, Slot, Transmit};
@@ -275,6 +276,11 @@ impl<T: Transmit> Transmit for InOrder<'_, T> {
     #[inline]
     fn write(&mut self, queue: u16, head: &[u8], pieces: &[Piece], packets: u32, bytes: u32) {
         self.tx.write(queue, head, pieces, packets, bytes);
+    }
+
+    #[inline]
+    fn heard(&mut self, from: SocketAddr) {
+        self.tx.heard(from);
     }
 
     #[inline]
