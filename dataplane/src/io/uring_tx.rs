@@ -1,7 +1,9 @@
 //! The way out of the io_uring backend: what is queued, submitted, in flight, and how it ended.
 //!
 //! Sends of one chain come back in its order; a receive slot goes back to the kernel when the
-//! last write that points into it is done.
+//! last write that points into it is done. [`lone`] is the way past the ring.
+
+mod lone;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use super::outbox::{Notice, Outbox, Settled};
 use super::poll::Brought;
 use super::{
     Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
-    Slot, Transmit, outcome,
+    Slot, Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{CHAIN_MAX, Completion, Ring, SINGLE_READS};
@@ -166,58 +168,6 @@ impl Tx {
             self.ring.send_chain(self.chained);
         }
         self.queued_bytes = 0;
-    }
-
-    /// Sends and writes what a turn has brought forth, if it is one of each at most: a packet that
-    /// comes alone is on its way sooner by a call of its own, and nothing is left to be reaped.
-    pub(super) fn send_alone(&mut self) {
-        if let Some((slot, datagrams)) = self.alone.take() {
-            self.send_bytes(slot, datagrams);
-        } else if self.chained == 0 && !self.blocked && self.ring.sends.len() == 1 {
-            let socket = self.ring.sends.get(0).map_or(0, |front| front.socket);
-            self.settle(outcome(self.ring.sends.send_front(self.files.get(socket))));
-            self.queued_bytes = 0;
-        }
-        self.wrote = false;
-        if let Some((index, queue)) = self.held.take() {
-            let result = outcome(self.ring.writes.write_last(index, self.files.get(queue)));
-            self.delivered(index, result);
-            self.ring.writes.finish(index);
-            self.queued_bytes = 0;
-        }
-    }
-
-    /// Sends by the shortest way there is, unless the socket is full.
-    fn send_bytes(&mut self, slot: Slot, datagrams: Datagrams) {
-        let mut result = None;
-        if !self.blocked {
-            let bytes = slot.get(..datagrams.len).unwrap_or_default();
-            let socket = self.files.get(datagrams.socket);
-            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            let sent = outcome(socket2::SockRef::from(&socket).send_with_flags(bytes, flags));
-            if sent >= 0 {
-                self.queued_bytes = 0;
-                return self.outbox.sent_alone(slot, datagrams);
-            }
-            result = Some(sent);
-        }
-        self.outbox.queue(&mut self.ring.sends, slot, datagrams);
-        if let Some(result) = result {
-            self.settle(result);
-        }
-    }
-
-    /// Queues what was held back, now that more is there.
-    fn queue_alone(&mut self) {
-        if let Some((slot, datagrams)) = self.alone.take() {
-            self.outbox.queue(&mut self.ring.sends, slot, datagrams);
-        }
-    }
-
-    fn submit_held(&mut self) {
-        if let Some((index, queue)) = self.held.take() {
-            self.submit_write(index, queue);
-        }
     }
 
     fn submit_write(&mut self, index: u16, queue: u16) {
