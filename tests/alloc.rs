@@ -119,6 +119,7 @@ fn run(io: Io, shared: &Shared, ready: &mpsc::Sender<()>) -> AllocationInfo {
         queue: 0,
         sockets: vec![Arc::new(sockets.v4.unwrap().into())],
         connected: Vec::new(),
+        claims: Arc::default(),
         wake: Arc::clone(&shared.wake),
     };
     let steering = Steering::new(1);

@@ -5,16 +5,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringtun::lab::traffic::{RoundTrips, Stop, probe, round_trips};
+use ringtun::lab::traffic::{RoundTrips, Stop, UdpSequences, probe, round_trips, udp_sequences};
 use ringtun::lab::{Address, Pair};
 use ringtun::wire::wireguard::keys::PrivateKey;
 use ringtun_tests::device::{Device, ONE_WORKER, peer_lines};
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::PATIENCE;
 
-use crate::wireguard::{start, status, stop};
+use crate::wireguard::{both, inner, reaches, start, status, stop};
 
 const PEERS: u8 = 4;
 
@@ -23,7 +23,9 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = format!("wireguard::{io}::each_worker_has_its_share_of_the_peers");
         Case::new(name, move || shares(io))
     };
-    ["uring", "mmsg"].map(case).into()
+    let mut cases: Vec<_> = ["uring", "mmsg"].map(case).into();
+    cases.push(Case::new("wireguard::uring::what_comes_singly_comes_to_who_sends", together));
+    cases
 }
 
 /// The address of a peer, and that of the gateway for it.
@@ -74,11 +76,17 @@ fn shares(io: &str) {
         let to = SocketAddr::new(addresses(peer)[1], 0);
         probe(&pair.left, &pair.right, to, PATIENCE, &Stop::default()).unwrap();
         let before = received();
-        let plan = RoundTrips { duration: Duration::from_millis(500), ..RoundTrips::default() };
-        let report = round_trips(&pair.left, &pair.right, to, &plan, &Stop::default()).unwrap();
+        // Nothing goes back: a worker that answers a quiet peer would be who hears it.
+        let plan = UdpSequences {
+            duration: Duration::from_millis(300),
+            packets_per_second: Some(2_000.0),
+            ..UdpSequences::default()
+        };
+        let report = udp_sequences(&pair.left, &pair.right, to, &plan, &Stop::default()).unwrap();
+        let count = report.total().received;
         let rise: Vec<u64> = received().iter().zip(before).map(|(now, then)| now - then).collect();
         // Of other peers there may be a late packet or two of the kernel's own.
-        let worker = rise.iter().position(|&rise| rise >= report.received);
+        let worker = rise.iter().position(|&rise| rise >= count);
         workers
             .push(worker.unwrap_or_else(|| panic!("peer {peer} is at several workers: {rise:?}")));
     }
@@ -86,4 +94,34 @@ fn shares(io: &str) {
     assert_eq!(workers, [0, 0, 1, 1]);
     devices.into_iter().for_each(Device::stop);
     stop(process);
+}
+
+/// While packets come singly, what a peer sends comes to the worker that sends to it, and whose
+/// socket is connected, whichever worker the index names.
+fn together() {
+    let (pair, _, processes) = both("uring", &["--workers", "2"]);
+    assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    let to = SocketAddr::new(inner(1), 0);
+    let plan = RoundTrips { duration: Duration::from_millis(500), ..RoundTrips::default() };
+    let figures = |n: usize| {
+        let workers = status(n).unwrap().workers;
+        workers.iter().map(|it| (it.outbound.packets, it.inbound.packets)).collect::<Vec<_>>()
+    };
+    // A flow of other ports may have another worker: until one has stayed long enough.
+    let until = Instant::now() + PATIENCE;
+    for end in 0..2 {
+        loop {
+            let before = figures(end);
+            let report = round_trips(&pair.left, &pair.right, to, &plan, &Stop::default()).unwrap();
+            let rise = figures(end).into_iter().zip(before);
+            let mut rise = rise.map(|(now, then)| (now.0 - then.0, now.1 - then.1));
+            if rise
+                .any(|(sent, heard)| sent >= report.received && heard >= report.received * 9 / 10)
+            {
+                break;
+            }
+            assert!(Instant::now() < until, "end {end} hears elsewhere: {:?}", figures(end));
+        }
+    }
+    processes.into_iter().for_each(stop);
 }

@@ -21,7 +21,7 @@ use tracing::debug;
 pub use crate::io::BusyPoll;
 use crate::io::counters::Counters;
 pub use crate::io::outbox::Notice;
-use crate::io::{Files, IoError};
+use crate::io::{Claims, Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
 use crate::table::Shared;
@@ -185,6 +185,7 @@ struct Common {
     busy_poll: BusyPoll,
     merge: MergeConfig,
     steering: Steering,
+    claims: Arc<Claims>,
     /// Where workers help each other, if there are several.
     exchange: Option<Arc<Exchange<Job>>>,
     notices: Sender<Notice>,
@@ -278,6 +279,7 @@ impl Engine {
             busy_poll: config.busy_poll,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
             steering,
+            claims: Arc::default(),
             exchange,
             notices: notice_sender,
             failures: failure_sender,
@@ -313,6 +315,7 @@ impl Engine {
             sockets: [sockets.v4, sockets.v6].into_iter().flatten().map(shared).collect(),
             connected: sockets.connected.into_iter().map(shared).collect(),
             wake: Arc::clone(&wake),
+            claims: Arc::clone(&common.claims),
         };
         let start = backend::Start {
             files,

@@ -12,6 +12,7 @@
 //! to one endpoint follow each other again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 use super::Files;
 use crate::packet::endpoint::Endpoint;
@@ -40,6 +41,37 @@ struct Family {
     wanted: u32,
     /// Who was heard last.
     heard: Option<SocketAddr>,
+    /// Whom the next send is for, if nothing but single packets comes from there.
+    quiet: Option<SocketAddr>,
+}
+
+/// To whom each worker has connected a socket, by address family: of two sockets that are connected
+/// to one endpoint, the kernel would choose.
+#[derive(Debug, Default)]
+pub struct Claims(Mutex<Vec<[Option<SocketAddr>; 2]>>);
+
+impl Claims {
+    /// Whether `worker` may connect to `to`, instead of whom it had before. Not while another asks.
+    fn take(&self, worker: u16, to: SocketAddr) -> bool {
+        let (worker, family) = (usize::from(worker), usize::from(to.is_ipv6()));
+        let Ok(mut claims) = self.0.try_lock() else { return false };
+        if claims.len() <= worker {
+            claims.resize(worker + 1, [None; 2]);
+        }
+        let mut others = claims.iter().enumerate().filter(|&(other, _)| other != worker);
+        let free = others.all(|(_, claim)| claim[family] != Some(to));
+        if free {
+            claims[worker][family] = Some(to);
+        }
+        free
+    }
+
+    fn release(&self, worker: u16, ipv6: bool) {
+        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claim) = claims.get_mut(usize::from(worker)) {
+            claim[usize::from(ipv6)] = None;
+        }
+    }
 }
 
 impl Connected {
@@ -47,6 +79,12 @@ impl Connected {
     #[inline]
     pub(super) fn heard(&mut self, from: SocketAddr) {
         self.0[usize::from(from.is_ipv6())].heard = Some(from);
+    }
+
+    /// Notes whether nothing but single packets comes from `to`.
+    #[inline]
+    pub(super) fn quiet(&mut self, to: SocketAddr, quiet: bool) {
+        self.0[usize::from(to.is_ipv6())].quiet = quiet.then_some(to);
     }
 
     /// The index of the socket that sends to `endpoint`, and whether it is connected to it.
@@ -74,6 +112,7 @@ impl Connected {
         }
         let to = front.to.endpoint.to;
         self.0[usize::from(to.is_ipv6())].leave();
+        files.claims.release(files.queue, to.is_ipv6());
         sends.unconnect_front(files.socket_index(files.socket_for(to)));
         true
     }
@@ -94,12 +133,11 @@ impl Family {
             return false;
         }
         (self.run, self.wanted) = (0, RETRY_LEN);
-        // Of several workers, the one that hears the peer: of two sockets that are connected to
-        // one endpoint, the kernel would choose.
-        let Some(source) = endpoint.source.filter(|_| self.heard == Some(endpoint.to)) else {
-            return false;
-        };
-        if !is_routed(endpoint.to.ip()) {
+        // Of several workers, the one that hears the peer; or, as long as packets come singly, the
+        // one that sends to it, which then hears it too: who looks for an answer is who gets it.
+        let here = [self.heard, self.quiet].contains(&Some(endpoint.to));
+        let Some(source) = endpoint.source.filter(|_| here) else { return false };
+        if !is_routed(endpoint.to.ip()) || !files.claims.take(files.queue, endpoint.to) {
             return false;
         }
         self.to = None;
@@ -107,6 +145,9 @@ impl Family {
         let local = sys::datagram::connect_anew(file, endpoint.to, source.address);
         if local.is_ok_and(|local| local.ip() == source.address) {
             self.to = Some(*endpoint);
+        }
+        if self.to.is_none() {
+            files.claims.release(files.queue, endpoint.to.is_ipv6());
         }
         self.to.is_some()
     }
@@ -172,6 +213,7 @@ mod tests {
                 connected: vec![bound()],
                 sockets: vec![bound()],
                 wake: Arc::new(sys::event::create().unwrap()),
+                claims: Arc::default(),
             };
             let peer = || {
                 let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -232,6 +274,24 @@ mod tests {
         assert!(bench.sends(&mut connected, &second, RUN_LEN));
         assert!(!bench.sends(&mut connected, &first, 1));
         assert!(!is_routed("fe80::1".parse().unwrap()) && is_routed("fd00::1".parse().unwrap()));
+    }
+
+    /// The worker that sends while packets come singly need not have heard the peer; two do not
+    /// connect to one endpoint.
+    #[test]
+    fn one_worker_connects_to_an_endpoint() {
+        let bench = Bench::new();
+        let endpoint = bench.endpoint(0, "127.0.0.1");
+        let mut connected = Connected::default();
+        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN), "never heard");
+        let mut connected = Connected::default();
+        connected.quiet(endpoint.to, true);
+        assert!(bench.files.claims.take(1, endpoint.to), "another worker's");
+        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN));
+        bench.files.claims.release(1, false);
+        assert!(bench.sends(&mut connected, &endpoint, RETRY_LEN));
+        assert!(!bench.files.claims.take(1, endpoint.to));
+        assert!(bench.files.claims.take(1, bench.endpoint(1, "127.0.0.1").to));
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Bench {
             queue: 0,
             sockets: vec![Arc::new(socket.into())],
             connected: Vec::new(),
+            claims: Arc::default(),
             wake: Arc::new(sys::event::create().unwrap()),
         };
         Self { files, tun, peer, own }

@@ -34,6 +34,7 @@ pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::{Datagrams, Destination};
+pub use connected::Claims;
 pub use poll::BusyPoll;
 
 /// Slots for tun frames, per worker.
@@ -66,6 +67,8 @@ pub struct Files {
     pub connected: Vec<Arc<OwnedFd>>,
     /// Signalled to wake the worker.
     pub wake: Arc<OwnedFd>,
+    /// To whom the workers have connected, shared by all of them.
+    pub claims: Arc<Claims>,
 }
 
 impl Files {
@@ -195,6 +198,9 @@ pub trait Transmit {
     fn give_back_frame(&mut self, _slot: Slot) {}
     /// Notes that a peer's messages come to this worker, authentic ones from `from`.
     fn heard(&mut self, _from: SocketAddr) {}
+    /// Says before a send whether the peer at `to` sends nothing but single packets now and then,
+    /// so that these may as well come to this worker.
+    fn quiet(&mut self, _to: SocketAddr, _quiet: bool) {}
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
 }

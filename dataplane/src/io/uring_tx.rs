@@ -425,6 +425,11 @@ impl Transmit for Tx {
         self.connected.heard(from);
     }
 
+    #[inline]
+    fn quiet(&mut self, to: SocketAddr, quiet: bool) {
+        self.connected.quiet(to, quiet);
+    }
+
     fn merge_refused(&self) -> bool {
         self.delivery.merge_refused()
     }

@@ -215,9 +215,16 @@ pub struct Activity {
     pub sent_ms: AtomicU64,
     /// Anything authenticated received.
     pub received_ms: AtomicU64,
+    /// When more came last than single packets now and then.
+    pub busy_ms: AtomicU64,
     /// Control is watching the timers; whoever finds it unset tells control.
     pub watched: AtomicBool,
 }
+
+/// Bytes that are more than a single packet.
+const SINGLE_LEN_MAX: usize = 2_048;
+/// How long nothing but single packets must have come.
+const QUIET_MS: u64 = 100;
 
 impl Activity {
     /// Something was sent to the peer; `data` if it carries a packet. True if control must be told.
@@ -241,6 +248,21 @@ impl Activity {
             self.owed_since_ms.store(now_ms, Ordering::SeqCst);
         }
         data && self.wants_watching()
+    }
+
+    /// `bytes` came at once. Before [`received`](Self::received).
+    #[inline]
+    pub fn brought(&self, now_ms: u64, bytes: usize) {
+        if bytes > SINGLE_LEN_MAX || self.received_ms.load(Ordering::Relaxed) == now_ms {
+            set(&self.busy_ms, now_ms);
+        }
+    }
+
+    /// Whether nothing but single packets, one a millisecond at most, has come for a while.
+    #[inline]
+    #[must_use]
+    pub fn is_quiet(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.busy_ms.load(Ordering::Relaxed)) > QUIET_MS
     }
 
     #[inline]

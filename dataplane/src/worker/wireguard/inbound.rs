@@ -167,6 +167,7 @@ impl Inbound {
             common.counters.count_drop(DropReason::Replayed, replayed as u64);
         }
         if !self.run.opened().is_empty() {
+            live.peer.activity.brought(common.now_ms, bytes);
             self.deliver(common, live, batch, tx);
             live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }

@@ -114,6 +114,7 @@ impl Outbound {
             }
         };
         let first_len = message_len(split, 0, mtu);
+        tx.quiet(to.endpoint.to, count == 1 && peer.activity.is_quiet(common.now_ms));
         self.batches.make_room(&to, count, first_len, total_len(split, mtu), tx);
         let (part, mut sent) = (Part::of(packet), 0);
         for (i, counter) in (0..count).zip(first_counter..) {

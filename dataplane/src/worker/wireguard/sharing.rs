@@ -284,6 +284,11 @@ impl<T: Transmit> Transmit for InOrder<'_, T> {
     }
 
     #[inline]
+    fn quiet(&mut self, to: SocketAddr, quiet: bool) {
+        self.tx.quiet(to, quiet && self.sharing.is_some());
+    }
+
+    #[inline]
     fn give_back(&mut self, slot: Slot) {
         self.tx.give_back(slot);
     }
