@@ -1,6 +1,6 @@
 //! Has the kernel pick the tun queue of an outbound packet by its flow alone.
 //!
-//! A program of 30 instructions, attached to the device (`TUNSETSTEERINGEBPF`, Linux 4.16), hashes
+//! A program of 60 instructions, attached to the device (`TUNSETSTEERINGEBPF`, Linux 4.16), hashes
 //! addresses, protocol and ports; a packet's queue is the hash modulo their number
 //! (drivers/net/tun.c, `tun_ebpf_select_queue`). Fragments are told by their addresses, all parts
 //! of a datagram alike. Needs CAP_BPF or CAP_SYS_ADMIN over the machine, unless
@@ -79,11 +79,15 @@ fn program() -> Vec<Instruction> {
     // R0 = the word at R9.
     tail.push(op(0x40, 0, 9, 0, 0));
     tail.extend(mix());
-    // R0 = the upper bits of R7 * MIX; exit.
+    // R0 = the upper half of (R7 ^ R7 >> 32) * MIX, in which each bit of R7 counts: connections of
+    // one host have ports of one parity (net/ipv4/inet_hashtables.c `__inet_hash_connect`). Exit.
     tail.extend([
         op(0xbf, 0, 7, 0, 0),
+        op(0x77, 0, 0, 0, 32),
+        op(0xaf, 7, 0, 0, 0),
+        op(0xbf, 0, 7, 0, 0),
         op(0x27, 0, 0, 0, MIX),
-        op(0x77, 0, 0, 0, 16),
+        op(0x77, 0, 0, 0, 32),
         op(0x95, 0, 0, 0, 0),
     ]);
     let end = 5;
@@ -177,6 +181,7 @@ mod tests {
                 0x57 => registers[dst] &= value,
                 0x67 => registers[dst] <<= value,
                 0x77 => registers[dst] >>= value,
+                0xaf => registers[dst] ^= registers[src],
                 0xb7 => registers[dst] = value,
                 0xbf => registers[dst] = registers[src],
                 0x95 => return u32::try_from(registers[0] & 0xffff_ffff).unwrap(),
@@ -232,6 +237,31 @@ mod tests {
             }
         }
         assert!(seen.iter().flatten().all(|&count| count > 150), "{seen:?}");
+    }
+
+    /// Whatever power of two divides their ports, from either side, for every number of queues.
+    #[test]
+    fn ports_of_a_pattern_spread_too() {
+        let program = program();
+        for (step, queues) in
+            [1, 2, 4, 8, 16].into_iter().flat_map(|s| [2, 3, 4, 8].map(|q| (s, q)))
+        {
+            let mut seen = [[0_u32; 8]; 3];
+            for n in 0..1024_u16 {
+                let port = 32_768 + n * step;
+                let mut answer = v4(1, 53, 0x4000);
+                answer[22..24].copy_from_slice(&port.to_be_bytes());
+                let packets = [v4(1, port, 0x4000), answer, v6(1, port, 6)];
+                for (seen, packet) in seen.iter_mut().zip(packets) {
+                    seen[(run(&program, &packet) % queues) as usize] += 1;
+                }
+            }
+            let fair = 1024 / queues;
+            for seen in seen {
+                let seen = &seen[..queues as usize];
+                assert!(seen.iter().all(|&it| it > fair / 2), "{step} {queues} {seen:?}");
+            }
+        }
     }
 
     #[test]
