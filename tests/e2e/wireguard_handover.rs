@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringtun::lab::Host;
 use ringtun::lab::traffic::{Stop, TcpStreams, UdpSequences, tcp_streams, udp_sequences};
+use ringtun::lab::{Host, Process};
 use ringtun_tests::place::how_long;
 use ringtun_tests::suite::Case;
 use ringtun_tests::tunnel::PATIENCE;
@@ -24,33 +24,30 @@ pub(crate) fn cases() -> Vec<Case> {
 /// More than they can do, of several flows but one peer, each way in turn: with io_uring they help
 /// each other to seal and to open.
 fn order(io: &str) {
-    let (pair, _, processes) = both(io, &["--workers", "2"]);
+    let (pair, _, mut processes) = both(io, &["--workers", "2"]);
     assert!(reaches(&pair, 0, inner(1), PATIENCE));
-    let plan = UdpSequences {
-        flows: 4,
-        payload_len: 1_200,
-        duration: how_long(Duration::from_millis(500)),
-        packets_per_second: None,
-        ..UdpSequences::default()
-    };
     let both_ways = [(&pair.left, &pair.right, 1), (&pair.right, &pair.left, 0)];
     for (from, to, receiver) in both_ways {
         let address = SocketAddr::new(inner(receiver), 0);
-        let total = udp_sequences(from, to, address, &plan, &Stop::default()).unwrap().total();
-        let wrong = (total.reordered, total.duplicated, total.corrupted);
-        assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
-    }
-    let until = Instant::now() + PATIENCE;
-    if io == "uring" {
-        for (from, to, receiver) in both_ways {
-            let before = [0, 1].map(handed_over);
-            // Of the sender few batches are to be opened, of the receiver few are to be sealed.
-            while (0..2).any(|end| handed_over(end) == before[end]) {
-                assert!(Instant::now() < until, "nobody helps: {before:?}");
-                super_packets_and_others(from, to, SocketAddr::new(inner(receiver), 0));
-            }
+        flood(from, to, address, how_long(Duration::from_millis(500)));
+        if io != "uring" {
+            continue;
+        }
+        // Of the sender few batches are to be opened, of the receiver few are to be sealed.
+        let until = Instant::now() + PATIENCE;
+        let before = handed_over(1 - receiver);
+        while handed_over(1 - receiver) == before {
+            assert!(Instant::now() < until, "nobody helps to seal");
+            super_packets_and_others(from, to, address);
+        }
+        // It would keep up, on a machine that is busy with all the rest, too.
+        let before = handed_over(receiver);
+        while handed_over(receiver) == before {
+            assert!(Instant::now() < until, "nobody helps to open");
+            flood_while_it_stands_still(from, to, address, &mut processes[receiver]);
         }
     }
+    let until = Instant::now() + PATIENCE;
     // A batch is counted at both its ends, not at the same instant.
     for end in 0..2 {
         while handed_over(end) != helped(end) {
@@ -60,6 +57,30 @@ fn order(io: &str) {
         assert!(io == "uring" || handed_over(end) == 0);
     }
     processes.into_iter().for_each(stop);
+}
+
+/// What it is flooded with meanwhile waits for it, and then it has the machine for itself.
+fn flood_while_it_stands_still(
+    from: &Host,
+    to: &Host,
+    address: SocketAddr,
+    receiver: &mut Process,
+) {
+    receiver.signal(libc::SIGSTOP).unwrap();
+    thread::scope(|scope| {
+        let load = scope.spawn(|| flood(from, to, address, Duration::from_millis(100)));
+        thread::sleep(Duration::from_millis(150));
+        receiver.signal(libc::SIGCONT).unwrap();
+        load.join().unwrap();
+    });
+}
+
+fn flood(from: &Host, to: &Host, address: SocketAddr, duration: Duration) {
+    let plan =
+        UdpSequences { flows: 4, duration, packets_per_second: None, ..UdpSequences::default() };
+    let total = udp_sequences(from, to, address, &plan, &Stop::default()).unwrap().total();
+    let wrong = (total.reordered, total.duplicated, total.corrupted);
+    assert!(total.received > 0 && wrong == (0, 0, 0), "{total:?}");
 }
 
 /// Frames that are handed over and, of other flows, frames that are not: these keep their order.

@@ -390,17 +390,14 @@ fn check_mtu(mtu: u32, addresses: &[Network]) -> Result<(), PlanError> {
 }
 
 fn choose_cores(workers: &Workers, usable: &[usize]) -> Result<Vec<Option<usize>>, PlanError> {
-    // One worker nobody gave a place floats: pinned, it could not flee from what else runs there.
-    let pin = |count: usize| move |core: usize| (count > 1).then_some(core);
     match workers {
-        Workers::Auto => {
-            let count = usable.len().min(WORKERS_AUTO_MAX);
-            Ok(usable.iter().copied().take(count).map(pin(count)).collect())
-        }
+        // Workers that nobody gave a place float: pinned, they could not flee from what else runs
+        // there, nor wake up on the core of who wakes them.
+        Workers::Auto => Ok(vec![None; usable.len().min(WORKERS_AUTO_MAX)]),
         Workers::Count(asked) if *asked > usable.len().min(WORKERS_MAX) => {
             Err(PlanError::TooManyWorkers { asked: *asked, usable: usable.len() })
         }
-        Workers::Count(asked) => Ok(usable.iter().copied().take(*asked).map(pin(*asked)).collect()),
+        Workers::Count(asked) => Ok(vec![None; *asked]),
         Workers::Cores(cores) => match cores.iter().find(|core| !usable.contains(core)) {
             Some(core) => Err(PlanError::Core { core: *core, usable: usable.to_vec() }),
             None => Ok(cores.iter().copied().map(Some).collect()),

@@ -279,7 +279,7 @@ impl Engine {
             busy_poll: config.busy_poll,
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
             steering,
-            claims: Arc::default(),
+            claims: Arc::new(Claims::new(count)),
             exchange,
             notices: notice_sender,
             failures: failure_sender,

@@ -7,16 +7,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Those of all workers of an engine.
 #[derive(Debug, Default)]
 pub struct Claims {
     /// What each worker has, by address family.
     held: Mutex<Box<[Held]>>,
-    /// Whether another worker wants what it has.
-    asked: Box<[AtomicBool]>,
+    /// When another worker has asked for what it has; 0 if none has.
+    asked_ms: Box<[AtomicU64]>,
 }
+
+/// So long it counts: what was exchanged then may be over.
+const ASKED_MS: u64 = 100;
 
 type Held = [Option<SocketAddr>; 2];
 
@@ -26,18 +29,18 @@ impl Claims {
     pub fn new(workers: usize) -> Self {
         Self {
             held: Mutex::new(vec![Held::default(); workers].into()),
-            asked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            asked_ms: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Whether `worker` may connect to `to`, instead of whom of that family it had before. Whoever
     /// has it already is asked to give it up. Not while another worker is at it.
-    pub(super) fn take(&self, worker: u16, to: SocketAddr) -> bool {
+    pub(super) fn take(&self, worker: u16, to: SocketAddr, now_ms: u64) -> bool {
         let (worker, family) = (usize::from(worker), usize::from(to.is_ipv6()));
         let Ok(mut held) = self.held.try_lock() else { return false };
         let holder = held.iter().position(|held| held[family] == Some(to));
         if let Some(holder) = holder.filter(|&holder| holder != worker) {
-            self.asked[holder].store(true, Ordering::Relaxed);
+            self.asked_ms[holder].store(now_ms, Ordering::Relaxed);
             return false;
         }
         let Some(mine) = held.get_mut(worker) else { return false };
@@ -45,13 +48,12 @@ impl Claims {
         true
     }
 
-    /// Whether another worker wants something that `worker` has, once.
+    /// Whether another worker has just asked for something that `worker` has.
     #[inline]
-    pub(super) fn is_asked(&self, worker: u16) -> bool {
-        let asked = self.asked.get(usize::from(worker));
-        asked.is_some_and(|asked| {
-            asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Relaxed)
-        })
+    pub(super) fn is_asked(&self, worker: u16, now_ms: u64) -> bool {
+        let asked_ms = self.asked_ms.get(usize::from(worker));
+        let asked_ms = asked_ms.map_or(0, |asked_ms| asked_ms.load(Ordering::Relaxed));
+        asked_ms > 0 && now_ms.saturating_sub(asked_ms) <= ASKED_MS
     }
 
     /// `worker` has no socket connected to `to` any more.
@@ -60,6 +62,7 @@ impl Claims {
         if let Some(mine) = held.get_mut(usize::from(worker)) {
             let mine = &mut mine[usize::from(to.is_ipv6())];
             *mine = mine.filter(|&it| it != to);
+            self.asked_ms[usize::from(worker)].store(0, Ordering::Relaxed);
         }
     }
 }
@@ -73,15 +76,16 @@ mod tests {
         let claims = Claims::new(2);
         let [first, second] = ["192.0.2.1:1", "192.0.2.2:1"].map(|to| to.parse().unwrap());
         let ipv6 = "[2001:db8::1]:1".parse().unwrap();
-        assert!(claims.take(0, first) && claims.take(0, first) && claims.take(0, ipv6));
-        assert!(!claims.is_asked(0));
-        assert!(!claims.take(1, first));
-        assert!(claims.is_asked(0) && !claims.is_asked(0) && !claims.is_asked(1));
+        let take = |worker, to| claims.take(worker, to, 1_000);
+        assert!(take(0, first) && take(0, first) && take(0, ipv6) && !claims.is_asked(0, 1_000));
+        assert!(!take(1, first) && claims.is_asked(0, 1_000 + ASKED_MS));
+        assert!(!claims.is_asked(0, 1_001 + ASKED_MS) && !claims.is_asked(1, 1_000));
         claims.release(0, second);
-        assert!(!claims.take(1, first));
+        assert!(!take(1, first));
         claims.release(0, first);
-        assert!(claims.take(1, first) && !claims.take(0, first) && !claims.take(1, ipv6));
-        assert!(claims.take(1, second) && claims.take(0, first), "one of a family");
-        assert!(!claims.take(2, ipv6) && !claims.is_asked(2), "there is no such worker");
+        assert!(!claims.is_asked(0, 1_000));
+        assert!(take(1, first) && !take(0, first) && !take(1, ipv6));
+        assert!(take(1, second) && take(0, first), "one of a family");
+        assert!(!take(2, ipv6) && !claims.is_asked(2, 1_000), "there is no such worker");
     }
 }

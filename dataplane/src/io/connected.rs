@@ -3,7 +3,12 @@
 //! A send on an unconnected socket looks its route up, and an arriving datagram looks for its
 //! socket among all that are bound to the port: 2 µs and 1 µs of an idle tunnel's way. So each
 //! worker has one more socket an address family, bound to the same port, and connects it to the
-//! endpoint that it sends to again and again.
+//! endpoint that it sends to again and again. What a peer sends comes to that socket then: of
+//! several workers, to the one that sends to it, and that looks for an answer (`poll`).
+//!
+//! That is worth it, and safe, while packets come and go singly. In the middle of a transfer what
+//! arrives at another socket would overtake what still waits at the one before; so a transfer
+//! stays where it began. Two workers never connect to one endpoint ([`Claims`](super::Claims)).
 //!
 //! Nothing depends on it. What the connected socket refuses, be it for an ICMP error that it has
 //! got in the meantime, goes again by the other one; and it is used only as long as it would send
@@ -12,18 +17,19 @@
 //! to one endpoint follow each other again.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
 
-use super::Files;
+use super::{Calm, Files};
 use crate::packet::endpoint::Endpoint;
 use crate::ring::sends::SendQueue;
 use crate::sys;
 
-/// Sends in a row to one endpoint after which its socket is connected: three system calls that
-/// 32 sends have earned.
-const RUN_LEN: u32 = 32;
-/// Sends in a row before the next try after one that did not lead to the address wanted.
+/// Single packets in a row to one endpoint after which its socket is connected: three system calls
+/// that have been earned, while there is time for them.
+const RUN_LEN: u32 = 8;
+/// How many before the next try after one that did not lead to the address wanted.
 const RETRY_LEN: u32 = 4_096;
+/// What is heard singly without a send in between, after which another worker may have the peer.
+const LISTENS_ONLY: u32 = 8;
 
 /// What the connected sockets of one worker are good for, by address family.
 #[derive(Debug, Default)]
@@ -35,72 +41,65 @@ struct Family {
     to: Option<Endpoint>,
     /// Where sends went lately, …
     lately: Option<Endpoint>,
-    /// … how often in a row, …
+    /// … how often in a row, while the peer was quiet, …
     run: u32,
     /// … and how often they must.
     wanted: u32,
-    /// Who was heard last.
-    heard: Option<SocketAddr>,
-    /// Whom the next send is for, if nothing but single packets comes from there.
-    quiet: Option<SocketAddr>,
-}
-
-/// To whom each worker has connected a socket, by address family: of two sockets that are connected
-/// to one endpoint, the kernel would choose.
-#[derive(Debug, Default)]
-pub struct Claims(Mutex<Vec<[Option<SocketAddr>; 2]>>);
-
-impl Claims {
-    /// Whether `worker` may connect to `to`, instead of whom it had before. Not while another asks.
-    fn take(&self, worker: u16, to: SocketAddr) -> bool {
-        let (worker, family) = (usize::from(worker), usize::from(to.is_ipv6()));
-        let Ok(mut claims) = self.0.try_lock() else { return false };
-        if claims.len() <= worker {
-            claims.resize(worker + 1, [None; 2]);
-        }
-        let mut others = claims.iter().enumerate().filter(|&(other, _)| other != worker);
-        let free = others.all(|(_, claim)| claim[family] != Some(to));
-        if free {
-            claims[worker][family] = Some(to);
-        }
-        free
-    }
-
-    fn release(&self, worker: u16, ipv6: bool) {
-        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(claim) = claims.get_mut(usize::from(worker)) {
-            claim[usize::from(ipv6)] = None;
-        }
-    }
+    /// Whom the next send is for, if the peer is quiet.
+    calm: Option<(SocketAddr, Calm)>,
+    /// To whom its socket is connected, whether or not it is used, …
+    claim: Option<SocketAddr>,
+    /// … and how often that one was heard, singly, since the last send there.
+    heard_only: u32,
 }
 
 impl Connected {
-    /// Notes where a peer was heard.
+    /// Notes where a peer was heard. With the time if another worker may have it from here on:
+    /// nothing waits to be sent, and nothing that arrives in a row could change places.
     #[inline]
-    pub(super) fn heard(&mut self, from: SocketAddr) {
-        self.0[usize::from(from.is_ipv6())].heard = Some(from);
+    pub(super) fn heard(&mut self, files: &Files, from: SocketAddr, free_ms: Option<u64>) {
+        let family = &mut self.0[usize::from(from.is_ipv6())];
+        if family.claim != Some(from) {
+            return;
+        }
+        let Some(now_ms) = free_ms else {
+            family.heard_only = 0;
+            return;
+        };
+        family.heard_only += 1;
+        if family.heard_only >= LISTENS_ONLY && files.claims.is_asked(files.queue, now_ms) {
+            family.give_up(files, from);
+        }
     }
 
-    /// Notes whether nothing but single packets comes from `to`.
+    /// Notes before a send that the peer at `to` is quiet.
     #[inline]
-    pub(super) fn quiet(&mut self, to: SocketAddr, quiet: bool) {
-        self.0[usize::from(to.is_ipv6())].quiet = quiet.then_some(to);
+    pub(super) fn calm(&mut self, to: SocketAddr, calm: Calm) {
+        self.0[usize::from(to.is_ipv6())].calm = Some((to, calm));
     }
 
     /// The index of the socket that sends to `endpoint`, and whether it is connected to it.
     #[inline]
-    pub(super) fn socket_for(&mut self, files: &Files, endpoint: &Endpoint) -> (u16, bool) {
+    pub(super) fn socket_for(
+        &mut self,
+        files: &Files,
+        endpoint: &Endpoint,
+        sends_wait: bool,
+    ) -> (u16, bool) {
         let socket = files.socket_for(endpoint.to);
         if files.connected.is_empty() {
             return (files.socket_index(socket), false);
         }
         let family = &mut self.0[usize::from(endpoint.to.is_ipv6())];
         let connected = files.sockets.len() + socket;
-        if family.to.as_ref() == Some(endpoint) || family.connect(files, connected, endpoint) {
-            (files.socket_index(connected), true)
-        } else {
-            (files.socket_index(socket), false)
+        if family.to.as_ref() != Some(endpoint) {
+            let due_ms = family.due(endpoint).filter(|_| !sends_wait);
+            if !due_ms.is_some_and(|now_ms| family.connect(files, connected, endpoint, now_ms)) {
+                return (files.socket_index(socket), false);
+            }
         }
+        family.heard_only = 0;
+        (files.socket_index(connected), true)
     }
 
     /// Has the front of the queue go again by the unconnected socket if `result` is that of a
@@ -112,7 +111,6 @@ impl Connected {
         }
         let to = front.to.endpoint.to;
         self.0[usize::from(to.is_ipv6())].leave();
-        files.claims.release(files.queue, to.is_ipv6());
         sends.unconnect_front(files.socket_index(files.socket_for(to)));
         true
     }
@@ -123,33 +121,47 @@ impl Family {
         (self.to, self.lately, self.run) = (None, None, 0);
     }
 
-    /// Connects the socket if it is time to; true if it leads to `endpoint` now.
-    fn connect(&mut self, files: &Files, socket: usize, endpoint: &Endpoint) -> bool {
+    /// Notes a send; the time if it is time to connect the socket to `endpoint`.
+    #[inline]
+    fn due(&mut self, endpoint: &Endpoint) -> Option<u64> {
         if self.lately.as_ref() != Some(endpoint) {
             (self.lately, self.run, self.wanted) = (Some(*endpoint), 0, RUN_LEN);
         }
+        let Some((_, calm)) = self.calm.take().filter(|(to, _)| *to == endpoint.to) else {
+            self.run = 0;
+            return None;
+        };
         self.run += 1;
-        if self.run < self.wanted {
+        (calm.still && self.run >= self.wanted).then_some(calm.now_ms)
+    }
+
+    /// Connects the socket; true if it leads to `endpoint` now.
+    #[cold]
+    fn connect(&mut self, files: &Files, socket: usize, endpoint: &Endpoint, now_ms: u64) -> bool {
+        self.run = 0;
+        let Some(source) = endpoint.source else { return false };
+        if !is_routed(endpoint.to.ip()) || !files.claims.take(files.queue, endpoint.to, now_ms) {
             return false;
         }
-        (self.run, self.wanted) = (0, RETRY_LEN);
-        // Of several workers, the one that hears the peer; or, as long as packets come singly, the
-        // one that sends to it, which then hears it too: who looks for an answer is who gets it.
-        let here = [self.heard, self.quiet].contains(&Some(endpoint.to));
-        let Some(source) = endpoint.source.filter(|_| here) else { return false };
-        if !is_routed(endpoint.to.ip()) || !files.claims.take(files.queue, endpoint.to) {
-            return false;
-        }
-        self.to = None;
+        (self.to, self.claim) = (None, Some(endpoint.to));
         let file = files.get(files.socket_index(socket));
-        let local = sys::datagram::connect_anew(file, endpoint.to, source.address);
-        if local.is_ok_and(|local| local.ip() == source.address) {
-            self.to = Some(*endpoint);
+        match sys::datagram::connect_anew(file, endpoint.to, source.address) {
+            Ok(local) => self.to = Some(*endpoint).filter(|_| local.ip() == source.address),
+            // As it was before, perhaps.
+            Err(_) => self.give_up(files, endpoint.to),
         }
-        if self.to.is_none() {
-            files.claims.release(files.queue, endpoint.to.is_ipv6());
-        }
+        self.wanted = if self.to.is_some() { RUN_LEN } else { RETRY_LEN };
         self.to.is_some()
+    }
+
+    /// Has nobody arrive at the socket any more: another worker may have `to`.
+    #[cold]
+    fn give_up(&mut self, files: &Files, to: SocketAddr) {
+        let socket = files.socket_index(files.sockets.len() + files.socket_for(to));
+        if sys::datagram::park(files.get(socket), to.is_ipv6()).is_ok() {
+            (self.to, self.claim) = (None, None);
+            files.claims.release(files.queue, to);
+        }
     }
 }
 
@@ -183,12 +195,15 @@ pub(super) fn is_of_icmp(errno: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
     use super::*;
-    use crate::io::{Datagrams, Destination};
+    use crate::io::{Claims, Datagrams, Destination};
     use crate::packet::endpoint::Source;
     use crate::ring::memory::Pool;
+
+    const STILL: Calm = Calm { now_ms: 1, still: true };
 
     /// A worker's sockets on one port, and two peers.
     struct Bench {
@@ -213,7 +228,7 @@ mod tests {
                 connected: vec![bound()],
                 sockets: vec![bound()],
                 wake: Arc::new(sys::event::create().unwrap()),
-                claims: Arc::default(),
+                claims: Claims::new(2).into(),
             };
             let peer = || {
                 let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -231,9 +246,20 @@ mod tests {
         /// Whether the last of `count` sends to `endpoint` would leave by the connected socket.
         fn sends(&self, connected: &mut Connected, endpoint: &Endpoint, count: u32) -> bool {
             let mut last = (0, false);
-            (0..count).for_each(|_| last = connected.socket_for(&self.files, endpoint));
+            for _ in 0..count {
+                connected.calm(endpoint.to, STILL);
+                last = connected.socket_for(&self.files, endpoint, false);
+            }
             assert_eq!(last.0, if last.1 { 2 } else { 1 });
             last.1
+        }
+
+        /// From whom something arrives at `socket`.
+        fn arrives(&self, socket: &OwnedFd) -> SocketAddr {
+            let socket = UdpSocket::from(socket.try_clone().unwrap());
+            let bound = socket.local_addr().unwrap().port();
+            assert_eq!(bound, self.own.port());
+            socket.recv_from(&mut [0; 8]).unwrap().1
         }
 
         fn send(&self, queue: &mut SendQueue) -> i32 {
@@ -243,62 +269,81 @@ mod tests {
     }
 
     #[test]
-    fn sends_in_a_row_to_who_is_heard_connect_a_socket() {
+    fn single_packets_in_a_row_connect_a_socket() {
         let (bench, mut connected) = (Bench::new(), Connected::default());
         let endpoint = bench.endpoint(0, "127.0.0.1");
-        assert!(!bench.sends(&mut connected, &endpoint, RETRY_LEN), "another worker hears it");
-        connected.heard(endpoint.to);
-        assert!(!bench.sends(&mut connected, &bench.endpoint(1, "127.0.0.1"), 1));
+        let other = bench.endpoint(1, "127.0.0.1");
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1));
+        assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "a transfer begins");
+        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1), "in a row");
+        connected.calm(other.to, STILL);
+        assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "somebody else is quiet");
+        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1));
+        connected.calm(endpoint.to, Calm { still: false, ..STILL });
+        assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "it may be overtaken");
+        connected.calm(endpoint.to, STILL);
+        assert!(!connected.socket_for(&bench.files, &endpoint, true).1, "others wait");
         assert!(bench.sends(&mut connected, &endpoint, 1));
-        assert!(!bench.sends(&mut connected, &bench.endpoint(1, "127.0.0.1"), RUN_LEN));
+        assert!(!bench.sends(&mut connected, &other, RUN_LEN - 1));
         assert!(bench.sends(&mut connected, &endpoint, 1), "others in between do not matter");
+        assert!(connected.socket_for(&bench.files, &endpoint, true).1, "nor does a transfer");
         // What arrives from it does so at the connected socket.
         bench.peers[0].send_to(b"x", bench.own).unwrap();
-        let socket = socket2::SockRef::from(&bench.files.connected[0]).try_clone().unwrap();
-        let socket = UdpSocket::from(socket);
-        assert_eq!(socket.recv_from(&mut [0; 8]).unwrap(), (1, endpoint.to));
+        assert_eq!(bench.arrives(&bench.files.connected[0]), endpoint.to);
     }
 
     #[test]
     fn it_follows_where_most_go_and_never_sends_from_another_address() {
         let (bench, mut connected) = (Bench::new(), Connected::default());
         let [first, second] = [0, 1].map(|peer| bench.endpoint(peer, "127.0.0.1"));
-        connected.heard(first.to);
         assert!(bench.sends(&mut connected, &first, RUN_LEN));
         let elsewhere = bench.endpoint(0, "127.0.0.2");
         assert!(!bench.sends(&mut connected, &elsewhere, RETRY_LEN), "the route says 127.0.0.1");
         let nowhere = Endpoint::from(first.to);
         assert!(!bench.sends(&mut connected, &nowhere, RETRY_LEN), "the address may change");
-        connected.heard(second.to);
         assert!(bench.sends(&mut connected, &second, RUN_LEN));
         assert!(!bench.sends(&mut connected, &first, 1));
         assert!(!is_routed("fe80::1".parse().unwrap()) && is_routed("fd00::1".parse().unwrap()));
     }
 
-    /// The worker that sends while packets come singly need not have heard the peer; two do not
-    /// connect to one endpoint.
+    /// The one that is asked keeps its peer while it sends there, or has something to send, or
+    /// while more than single packets come; else what the peer sends no longer comes to it.
     #[test]
-    fn one_worker_connects_to_an_endpoint() {
-        let bench = Bench::new();
+    fn one_worker_connects_to_an_endpoint_and_gives_it_up_when_asked() {
+        let (bench, mut connected) = (Bench::new(), Connected::default());
         let endpoint = bench.endpoint(0, "127.0.0.1");
-        let mut connected = Connected::default();
-        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN), "never heard");
-        let mut connected = Connected::default();
-        connected.quiet(endpoint.to, true);
-        assert!(bench.files.claims.take(1, endpoint.to), "another worker's");
+        let take = || bench.files.claims.take(1, endpoint.to, 1);
+        let hears = |connected: &mut Connected, count, free_ms| {
+            (0..count).for_each(|_| connected.heard(&bench.files, endpoint.to, free_ms));
+        };
+        assert!(take(), "another worker's");
+        assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN * 2));
+        bench.files.claims.release(1, endpoint.to);
+        assert!(bench.sends(&mut connected, &endpoint, RUN_LEN));
+        hears(&mut connected, LISTENS_ONLY * 2, Some(1));
+        assert!(!take(), "not asked before");
+        assert!(bench.sends(&mut connected, &endpoint, 1));
+        hears(&mut connected, LISTENS_ONLY - 1, Some(1));
+        assert!(bench.sends(&mut connected, &endpoint, 1));
+        hears(&mut connected, LISTENS_ONLY * 2, None);
+        assert!(!take());
+        hears(&mut connected, LISTENS_ONLY - 1, Some(1));
+        assert!(!take());
+        hears(&mut connected, 1, Some(1));
+        assert!(take());
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN));
-        bench.files.claims.release(1, false);
-        assert!(bench.sends(&mut connected, &endpoint, RETRY_LEN));
-        assert!(!bench.files.claims.take(1, endpoint.to));
-        assert!(bench.files.claims.take(1, bench.endpoint(1, "127.0.0.1").to));
+        bench.files.claims.release(1, endpoint.to);
+        assert!(bench.sends(&mut connected, &endpoint, RUN_LEN), "and may have it again");
+        assert!(!take());
+        hears(&mut connected, LISTENS_ONLY, Some(1));
+        bench.peers[0].send_to(b"x", bench.own).unwrap();
+        assert_eq!(bench.arrives(&bench.files.sockets[0]), endpoint.to);
     }
 
     #[test]
     fn what_an_error_of_icmp_refuses_goes_again() {
         let (mut bench, mut connected) = (Bench::new(), Connected::default());
         let endpoint = bench.endpoint(0, "127.0.0.1");
-        connected.heard(endpoint.to);
         assert!(bench.sends(&mut connected, &endpoint, RUN_LEN));
         let [gone, other] = std::mem::replace(&mut bench.peers, Bench::new().peers);
         drop(gone);
@@ -306,7 +351,7 @@ mod tests {
         let mut queue = SendQueue::new();
         let to = Destination { endpoint, class: 0 };
         for slot in slots {
-            let (socket, connected) = connected.socket_for(&bench.files, &endpoint);
+            let (socket, connected) = connected.socket_for(&bench.files, &endpoint, false);
             let datagrams = Datagrams { socket, connected, to, len: 5, segment_len: 5 };
             queue.push(slot, datagrams, true).unwrap();
         }

@@ -16,8 +16,8 @@ use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
 use super::poll::{Brought, BusyPoll, NAP_MS, Poller, Rest};
 use super::{
-    Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
-    SEND_SLOTS, Transmit, outcome,
+    Backend, Calm, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth,
+    Received, SEND_SLOTS, Transmit, outcome,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -307,7 +307,8 @@ impl Transmit for Tx {
     }
 
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
-        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint);
+        let waits = !self.sends.is_empty();
+        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint, waits);
         self.queued_bytes += len;
         let datagrams = Datagrams { socket, connected, to, len, segment_len };
         self.outbox.queue(&mut self.sends, slot, datagrams);
@@ -330,13 +331,14 @@ impl Transmit for Tx {
         self.turn_slots.push(slot);
     }
 
-    fn heard(&mut self, from: SocketAddr) {
-        self.connected.heard(from);
+    fn heard(&mut self, from: SocketAddr, quiet_ms: Option<u64>) {
+        let free_ms = quiet_ms.filter(|_| self.sends.is_empty());
+        self.connected.heard(&self.files, from, free_ms);
     }
 
     #[inline]
-    fn quiet(&mut self, to: SocketAddr, quiet: bool) {
-        self.connected.quiet(to, quiet);
+    fn calm(&mut self, to: SocketAddr, calm: Calm) {
+        self.connected.calm(to, calm);
     }
 
     fn merge_refused(&self) -> bool {

@@ -7,10 +7,11 @@
 //! - [`mmsg`]: the same over epoll, `recvmmsg` and `sendmmsg`, for kernels or containers that
 //!   have no io_uring;
 //! - [`outbox`] and `delivery`: what becomes of a send and of a tun write, shared by both;
-//! - `connected`: which socket a send leaves by;
+//! - `connected`: which socket a send leaves by; `claims`: which worker may connect to whom;
 //! - `poll`: looking for packets before sleeping;
 //! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
 
+mod claims;
 mod connected;
 pub mod counters;
 mod delivery;
@@ -34,7 +35,7 @@ pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::{Datagrams, Destination};
-pub use connected::Claims;
+pub use claims::Claims;
 pub use poll::BusyPoll;
 
 /// Slots for tun frames, per worker.
@@ -196,13 +197,24 @@ pub trait Transmit {
     /// Takes back the slot of a frame that was [taken on](Handler::take_on_frame). Not called where
     /// frames are not handed over with their slots.
     fn give_back_frame(&mut self, _slot: Slot) {}
-    /// Notes that a peer's messages come to this worker, authentic ones from `from`.
-    fn heard(&mut self, _from: SocketAddr) {}
-    /// Says before a send whether the peer at `to` sends nothing but single packets now and then,
-    /// so that these may as well come to this worker.
-    fn quiet(&mut self, _to: SocketAddr, _quiet: bool) {}
+    /// Notes that a peer's messages come to this worker, authentic ones from `from`. With the time
+    /// if the peer is quiet: nothing but single packets now and then, which may as well go to
+    /// another worker.
+    fn heard(&mut self, _from: SocketAddr, _quiet_ms: Option<u64>) {}
+    /// Says before a send that the peer at `to` is quiet: nothing that is in order changes places
+    /// if what it sends comes to another socket, or another worker's.
+    fn calm(&mut self, _to: SocketAddr, _calm: Calm) {}
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
+}
+
+/// For a while nothing but single packets has come from a peer and gone there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calm {
+    /// The time.
+    pub now_ms: u64,
+    /// The last one that went there was sent long enough ago to have arrived.
+    pub still: bool,
 }
 
 /// What moves the packets.

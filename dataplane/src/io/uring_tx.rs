@@ -18,8 +18,8 @@ use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::poll::Brought;
 use super::{
-    Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
-    Slot, Transmit,
+    Arrival, Calm, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS,
+    ReceiveHealth, Slot, Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{CHAIN_MAX, Completion, Ring, SINGLE_READS};
@@ -375,6 +375,13 @@ impl Tx {
     }
 }
 
+impl Tx {
+    #[inline]
+    fn sends_wait(&self) -> bool {
+        self.alone.is_some() || !self.ring.sends.is_empty()
+    }
+}
+
 impl Transmit for Tx {
     fn send_slot(&mut self) -> Option<Slot> {
         if self.queued_bytes >= FLUSH_BYTES || self.outbox.free_count() == 0 {
@@ -384,10 +391,11 @@ impl Transmit for Tx {
     }
 
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
-        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint);
+        let waits = self.sends_wait();
+        let (socket, connected) = self.connected.socket_for(&self.files, &to.endpoint, waits);
         self.queued_bytes += len;
         let datagrams = Datagrams { socket, connected, to, len, segment_len };
-        if datagrams.is_bare() && self.alone.is_none() && self.ring.sends.is_empty() {
+        if datagrams.is_bare() && !waits {
             self.alone = Some((slot, datagrams));
             return;
         }
@@ -421,13 +429,14 @@ impl Transmit for Tx {
         self.frame_slots.push(slot);
     }
 
-    fn heard(&mut self, from: SocketAddr) {
-        self.connected.heard(from);
+    fn heard(&mut self, from: SocketAddr, quiet_ms: Option<u64>) {
+        let free_ms = quiet_ms.filter(|_| !self.sends_wait());
+        self.connected.heard(&self.files, from, free_ms);
     }
 
     #[inline]
-    fn quiet(&mut self, to: SocketAddr, quiet: bool) {
-        self.connected.quiet(to, quiet);
+    fn calm(&mut self, to: SocketAddr, calm: Calm) {
+        self.connected.calm(to, calm);
     }
 
     fn merge_refused(&self) -> bool {

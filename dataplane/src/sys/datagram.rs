@@ -80,11 +80,23 @@ pub fn connect_anew(
     socket.connect(&to.into()).inspect_err(|_| {
         // It has left its SO_REUSEPORT group for good (net/ipv4/udp.c `udp_lib_rehash`) and would
         // get what is for the group, by itself, as long as it is connected to nobody.
-        let loopback: IpAddr =
-            if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        let _ = socket.connect(&SocketAddr::new(loopback, DISCARD).into());
+        let _ = park_socket(&socket, to.is_ipv6());
     })?;
     local_address(&socket)
+}
+
+/// Connects a UDP socket to nobody that sends; what it has received stays there.
+///
+/// # Errors
+/// The kernel's.
+pub fn park(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    park_socket(&SockRef::from(&socket), ipv6)
+}
+
+fn park_socket(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
+    let loopback: IpAddr =
+        if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    socket.connect(&SocketAddr::new(loopback, DISCARD).into())
 }
 
 fn local_address(socket: &SockRef<'_>) -> io::Result<SocketAddr> {

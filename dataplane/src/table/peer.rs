@@ -215,7 +215,7 @@ pub struct Activity {
     pub sent_ms: AtomicU64,
     /// Anything authenticated received.
     pub received_ms: AtomicU64,
-    /// When more came last than single packets now and then.
+    /// When more came or went last than single packets now and then.
     pub busy_ms: AtomicU64,
     /// Control is watching the timers; whoever finds it unset tells control.
     pub watched: AtomicBool,
@@ -223,7 +223,7 @@ pub struct Activity {
 
 /// Bytes that are more than a single packet.
 const SINGLE_LEN_MAX: usize = 2_048;
-/// How long nothing but single packets must have come.
+/// How long nothing but single packets must have come and gone.
 const QUIET_MS: u64 = 100;
 
 impl Activity {
@@ -250,18 +250,28 @@ impl Activity {
         data && self.wants_watching()
     }
 
-    /// `bytes` came at once. Before [`received`](Self::received).
+    /// `bytes` came at once. Before [`received`](Self::received). Whether the peer is quiet:
+    /// nothing but single packets, one a millisecond at most each way, for a while.
     #[inline]
-    pub fn brought(&self, now_ms: u64, bytes: usize) {
-        if bytes > SINGLE_LEN_MAX || self.received_ms.load(Ordering::Relaxed) == now_ms {
-            set(&self.busy_ms, now_ms);
-        }
+    pub fn brought(&self, now_ms: u64, bytes: usize) -> bool {
+        let single = bytes <= SINGLE_LEN_MAX && self.received_ms.load(Ordering::Relaxed) != now_ms;
+        self.is_quiet(now_ms, single)
     }
 
-    /// Whether nothing but single packets, one a millisecond at most, has come for a while.
+    /// Something is to be sent at once, a single packet or more. Before [`sent`](Self::sent).
+    /// If the peer is quiet, for how many milliseconds nothing has gone.
     #[inline]
-    #[must_use]
-    pub fn is_quiet(&self, now_ms: u64) -> bool {
+    pub fn takes(&self, now_ms: u64, single: bool) -> Option<u64> {
+        let sent_ms = self.sent_ms.load(Ordering::Relaxed);
+        let quiet = self.is_quiet(now_ms, single && sent_ms != now_ms);
+        quiet.then(|| now_ms.saturating_sub(sent_ms))
+    }
+
+    #[inline]
+    fn is_quiet(&self, now_ms: u64, single: bool) -> bool {
+        if !single {
+            set(&self.busy_ms, now_ms);
+        }
         now_ms.saturating_sub(self.busy_ms.load(Ordering::Relaxed)) > QUIET_MS
     }
 

@@ -167,7 +167,8 @@ impl Inbound {
             common.counters.count_drop(DropReason::Replayed, replayed as u64);
         }
         if !self.run.opened().is_empty() {
-            live.peer.activity.brought(common.now_ms, bytes);
+            let quiet = live.peer.activity.brought(common.now_ms, bytes);
+            tx.heard(batch.from.to, quiet.then_some(common.now_ms));
             self.deliver(common, live, batch, tx);
             live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
@@ -212,7 +213,6 @@ impl Inbound {
             let at = batch.slot_offset.saturating_add(u32::try_from(from).unwrap_or(u32::MAX));
             self.merger.push(packet, batch.slot, at, &mut sink);
         }
-        sink.tx.heard(batch.from.to);
         note_received(common, live, batch.from, data, &mut self.spare);
     }
 

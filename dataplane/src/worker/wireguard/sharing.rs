@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::io::{Arrival, Destination, Received, SEND_SLOTS, Slot, Transmit};
+use crate::io::{Arrival, Calm, Destination, Received, SEND_SLOTS, Slot, Transmit};
 use crate::packet::merge::Piece;
 use crate::table::sessions::Live;
 use crate::wire::wireguard::messages::{Kind, kind, receiver};
@@ -279,13 +279,13 @@ impl<T: Transmit> Transmit for InOrder<'_, T> {
     }
 
     #[inline]
-    fn heard(&mut self, from: SocketAddr) {
-        self.tx.heard(from);
+    fn heard(&mut self, from: SocketAddr, quiet_ms: Option<u64>) {
+        self.tx.heard(from, quiet_ms);
     }
 
     #[inline]
-    fn quiet(&mut self, to: SocketAddr, quiet: bool) {
-        self.tx.quiet(to, quiet && self.sharing.is_some());
+    fn calm(&mut self, to: SocketAddr, calm: Calm) {
+        self.tx.calm(to, calm);
     }
 
     #[inline]
