@@ -18,7 +18,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Calm, Files};
+use super::Files;
+use super::claims::Way;
 use crate::packet::endpoint::Endpoint;
 use crate::ring::sends::SendQueue;
 use crate::sys;
@@ -45,10 +46,10 @@ struct Family {
     run: u32,
     /// … and how often they must.
     wanted: u32,
-    /// Whom the next send is for, if the peer is quiet.
-    calm: Option<(SocketAddr, Calm)>,
-    /// To whom its socket is connected, whether or not it is used, …
-    claim: Option<SocketAddr>,
+    /// Who is quiet, with the time, of those to whom something is to be sent now: the last one.
+    quiet: Option<(SocketAddr, u64)>,
+    /// How its socket is connected, whether or not it is used, …
+    claim: Option<Way>,
     /// … and how often that one was heard, singly, since the last send there.
     heard_only: u32,
 }
@@ -59,11 +60,12 @@ impl Connected {
     #[inline]
     pub(super) fn heard(&mut self, files: &Files, from: SocketAddr, free_ms: Option<u64>) {
         let family = &mut self.0[usize::from(from.is_ipv6())];
-        if family.claim != Some(from) {
+        if family.claim.is_none_or(|(to, _)| to != from) {
             return;
         }
         let Some(now_ms) = free_ms else {
-            family.heard_only = 0;
+            // Of a transfer, which must not lose the socket.
+            (family.heard_only, family.run) = (0, 0);
             return;
         };
         family.heard_only += 1;
@@ -72,10 +74,10 @@ impl Connected {
         }
     }
 
-    /// Notes before a send that the peer at `to` is quiet.
+    /// Notes before a send to `to` whether the peer is quiet.
     #[inline]
-    pub(super) fn calm(&mut self, to: SocketAddr, calm: Calm) {
-        self.0[usize::from(to.is_ipv6())].calm = Some((to, calm));
+    pub(super) fn quiet(&mut self, to: SocketAddr, quiet_ms: Option<u64>) {
+        self.0[usize::from(to.is_ipv6())].quiet = quiet_ms.map(|now_ms| (to, now_ms));
     }
 
     /// The index of the socket that sends to `endpoint`, and whether it is connected to it.
@@ -92,8 +94,12 @@ impl Connected {
         }
         let family = &mut self.0[usize::from(endpoint.to.is_ipv6())];
         let connected = files.sockets.len() + socket;
-        if family.to.as_ref() != Some(endpoint) {
-            let due_ms = family.due(endpoint).filter(|_| !sends_wait);
+        let quiet_ms = family.quiet.take().filter(|(to, _)| *to == endpoint.to).map(|it| it.1);
+        if family.to.as_ref() == Some(endpoint) {
+            // As above.
+            family.run = if quiet_ms.is_some() { family.run } else { 0 };
+        } else {
+            let due_ms = family.due(endpoint, quiet_ms).filter(|_| !sends_wait);
             if !due_ms.is_some_and(|now_ms| family.connect(files, connected, endpoint, now_ms)) {
                 return (files.socket_index(socket), false);
             }
@@ -123,16 +129,16 @@ impl Family {
 
     /// Notes a send; the time if it is time to connect the socket to `endpoint`.
     #[inline]
-    fn due(&mut self, endpoint: &Endpoint) -> Option<u64> {
+    fn due(&mut self, endpoint: &Endpoint, quiet_ms: Option<u64>) -> Option<u64> {
         if self.lately.as_ref() != Some(endpoint) {
-            (self.lately, self.run, self.wanted) = (Some(*endpoint), 0, RUN_LEN);
+            // To change its own address it must be connected to nobody for a moment, in which it
+            // gets what is for others.
+            let moves = |(_, from)| endpoint.source.is_some_and(|source| source.address != from);
+            self.wanted = if self.claim.is_some_and(moves) { RETRY_LEN } else { RUN_LEN };
+            (self.lately, self.run) = (Some(*endpoint), 0);
         }
-        let Some((_, calm)) = self.calm.take().filter(|(to, _)| *to == endpoint.to) else {
-            self.run = 0;
-            return None;
-        };
-        self.run += 1;
-        (calm.still && self.run >= self.wanted).then_some(calm.now_ms)
+        self.run = if quiet_ms.is_some() { self.run + 1 } else { 0 };
+        quiet_ms.filter(|_| self.run >= self.wanted)
     }
 
     /// Connects the socket; true if it leads to `endpoint` now.
@@ -140,27 +146,30 @@ impl Family {
     fn connect(&mut self, files: &Files, socket: usize, endpoint: &Endpoint, now_ms: u64) -> bool {
         self.run = 0;
         let Some(source) = endpoint.source else { return false };
-        if !is_routed(endpoint.to.ip()) || !files.claims.take(files.queue, endpoint.to, now_ms) {
+        let way = (endpoint.to, source.address);
+        if !is_routed(endpoint.to.ip()) || !files.claims.take(files.queue, way, now_ms) {
             return false;
         }
-        (self.to, self.claim) = (None, Some(endpoint.to));
+        (self.to, self.claim) = (None, Some(way));
         let file = files.get(files.socket_index(socket));
-        match sys::datagram::connect_anew(file, endpoint.to, source.address) {
-            Ok(local) => self.to = Some(*endpoint).filter(|_| local.ip() == source.address),
-            // As it was before, perhaps.
-            Err(_) => self.give_up(files, endpoint.to),
+        let local = sys::datagram::connect_anew(file, endpoint.to, source.address);
+        if local.is_ok_and(|local| local.ip() == source.address) {
+            (self.to, self.wanted) = (Some(*endpoint), RUN_LEN);
+            return true;
         }
-        self.wanted = if self.to.is_some() { RUN_LEN } else { RETRY_LEN };
-        self.to.is_some()
+        self.wanted = RETRY_LEN;
+        self.give_up(files, endpoint.to);
+        false
     }
 
     /// Has nobody arrive at the socket any more: another worker may have `to`.
     #[cold]
     fn give_up(&mut self, files: &Files, to: SocketAddr) {
+        self.heard_only = 0;
         let socket = files.socket_index(files.sockets.len() + files.socket_for(to));
-        if sys::datagram::park(files.get(socket), to.is_ipv6()).is_ok() {
+        let park = || sys::datagram::park(files.get(socket), to.is_ipv6()).is_ok();
+        if files.claims.release(files.queue, to.is_ipv6(), park) {
             (self.to, self.claim) = (None, None);
-            files.claims.release(files.queue, to);
         }
     }
 }
@@ -202,8 +211,6 @@ mod tests {
     use crate::io::{Claims, Datagrams, Destination};
     use crate::packet::endpoint::Source;
     use crate::ring::memory::Pool;
-
-    const STILL: Calm = Calm { now_ms: 1, still: true };
 
     /// A worker's sockets on one port, and two peers.
     struct Bench {
@@ -247,7 +254,7 @@ mod tests {
         fn sends(&self, connected: &mut Connected, endpoint: &Endpoint, count: u32) -> bool {
             let mut last = (0, false);
             for _ in 0..count {
-                connected.calm(endpoint.to, STILL);
+                connected.quiet(endpoint.to, Some(1));
                 last = connected.socket_for(&self.files, endpoint, false);
             }
             assert_eq!(last.0, if last.1 { 2 } else { 1 });
@@ -276,17 +283,19 @@ mod tests {
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1));
         assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "a transfer begins");
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1), "in a row");
-        connected.calm(other.to, STILL);
+        connected.quiet(other.to, Some(1));
         assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "somebody else is quiet");
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN - 1));
-        connected.calm(endpoint.to, Calm { still: false, ..STILL });
-        assert!(!connected.socket_for(&bench.files, &endpoint, false).1, "it may be overtaken");
-        connected.calm(endpoint.to, STILL);
+        connected.quiet(endpoint.to, Some(1));
         assert!(!connected.socket_for(&bench.files, &endpoint, true).1, "others wait");
         assert!(bench.sends(&mut connected, &endpoint, 1));
         assert!(!bench.sends(&mut connected, &other, RUN_LEN - 1));
         assert!(bench.sends(&mut connected, &endpoint, 1), "others in between do not matter");
-        assert!(connected.socket_for(&bench.files, &endpoint, true).1, "nor does a transfer");
+        // A transfer keeps the socket, whether it goes or comes.
+        assert!(connected.socket_for(&bench.files, &endpoint, true).1);
+        assert!(!bench.sends(&mut connected, &other, RUN_LEN - 1));
+        connected.heard(&bench.files, endpoint.to, None);
+        assert!(!bench.sends(&mut connected, &other, RUN_LEN - 1));
         // What arrives from it does so at the connected socket.
         bench.peers[0].send_to(b"x", bench.own).unwrap();
         assert_eq!(bench.arrives(&bench.files.connected[0]), endpoint.to);
@@ -303,6 +312,8 @@ mod tests {
         assert!(!bench.sends(&mut connected, &nowhere, RETRY_LEN), "the address may change");
         assert!(bench.sends(&mut connected, &second, RUN_LEN));
         assert!(!bench.sends(&mut connected, &first, 1));
+        let elsewhere = bench.endpoint(1, "127.0.0.2");
+        assert!(!bench.sends(&mut connected, &elsewhere, RETRY_LEN - 1), "not often");
         assert!(!is_routed("fe80::1".parse().unwrap()) && is_routed("fd00::1".parse().unwrap()));
     }
 
@@ -312,13 +323,15 @@ mod tests {
     fn one_worker_connects_to_an_endpoint_and_gives_it_up_when_asked() {
         let (bench, mut connected) = (Bench::new(), Connected::default());
         let endpoint = bench.endpoint(0, "127.0.0.1");
-        let take = || bench.files.claims.take(1, endpoint.to, 1);
+        let way = (endpoint.to, [127, 0, 0, 1].into());
+        let take = || bench.files.claims.take(1, way, 1);
+        let release = || assert!(bench.files.claims.release(1, false, || true));
         let hears = |connected: &mut Connected, count, free_ms| {
             (0..count).for_each(|_| connected.heard(&bench.files, endpoint.to, free_ms));
         };
         assert!(take(), "another worker's");
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN * 2));
-        bench.files.claims.release(1, endpoint.to);
+        release();
         assert!(bench.sends(&mut connected, &endpoint, RUN_LEN));
         hears(&mut connected, LISTENS_ONLY * 2, Some(1));
         assert!(!take(), "not asked before");
@@ -332,7 +345,7 @@ mod tests {
         hears(&mut connected, 1, Some(1));
         assert!(take());
         assert!(!bench.sends(&mut connected, &endpoint, RUN_LEN));
-        bench.files.claims.release(1, endpoint.to);
+        release();
         assert!(bench.sends(&mut connected, &endpoint, RUN_LEN), "and may have it again");
         assert!(!take());
         hears(&mut connected, LISTENS_ONLY, Some(1));

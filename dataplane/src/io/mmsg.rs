@@ -16,8 +16,8 @@ use super::delivery::Delivery;
 use super::outbox::{Notice, Outbox, Settled};
 use super::poll::{Brought, BusyPoll, NAP_MS, Poller, Rest};
 use super::{
-    Backend, Calm, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth,
-    Received, SEND_SLOTS, Transmit, outcome,
+    Backend, Datagrams, Destination, FLUSH_BYTES, Files, Handler, IoError, ReceiveHealth, Received,
+    SEND_SLOTS, Transmit, outcome,
 };
 use crate::packet::merge::Piece;
 use crate::ring::memory::{Pool, Slot};
@@ -337,8 +337,8 @@ impl Transmit for Tx {
     }
 
     #[inline]
-    fn calm(&mut self, to: SocketAddr, calm: Calm) {
-        self.connected.calm(to, calm);
+    fn quiet(&mut self, to: SocketAddr, quiet_ms: Option<u64>) {
+        self.connected.quiet(to, quiet_ms);
     }
 
     fn merge_refused(&self) -> bool {

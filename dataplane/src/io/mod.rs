@@ -198,23 +198,13 @@ pub trait Transmit {
     /// frames are not handed over with their slots.
     fn give_back_frame(&mut self, _slot: Slot) {}
     /// Notes that a peer's messages come to this worker, authentic ones from `from`. With the time
-    /// if the peer is quiet: nothing but single packets now and then, which may as well go to
-    /// another worker.
+    /// if the peer is quiet: what it sends may as well go to another worker from here on.
     fn heard(&mut self, _from: SocketAddr, _quiet_ms: Option<u64>) {}
-    /// Says before a send that the peer at `to` is quiet: nothing that is in order changes places
-    /// if what it sends comes to another socket, or another worker's.
-    fn calm(&mut self, _to: SocketAddr, _calm: Calm) {}
+    /// Says before something is sent to the peer at `to` whether it is quiet, with the time: what
+    /// it sends may as well come to this worker, or to another of its sockets.
+    fn quiet(&mut self, _to: SocketAddr, _quiet_ms: Option<u64>) {}
     /// Whether the tun has refused a merged frame: merging must stop.
     fn merge_refused(&self) -> bool;
-}
-
-/// For a while nothing but single packets has come from a peer and gone there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Calm {
-    /// The time.
-    pub now_ms: u64,
-    /// The last one that went there was sent long enough ago to have arrived.
-    pub still: bool,
 }
 
 /// What moves the packets.

@@ -18,8 +18,8 @@ use super::depth::Depth;
 use super::outbox::{Notice, Outbox, Settled};
 use super::poll::Brought;
 use super::{
-    Arrival, Calm, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS,
-    ReceiveHealth, Slot, Transmit,
+    Arrival, Datagrams, Destination, FLUSH_BYTES, FRAME_SLOTS, Files, RECEIVE_SLOTS, ReceiveHealth,
+    Slot, Transmit,
 };
 use crate::packet::merge::Piece;
 use crate::ring::uring::{CHAIN_MAX, Completion, Ring, SINGLE_READS};
@@ -435,8 +435,8 @@ impl Transmit for Tx {
     }
 
     #[inline]
-    fn calm(&mut self, to: SocketAddr, calm: Calm) {
-        self.connected.calm(to, calm);
+    fn quiet(&mut self, to: SocketAddr, quiet_ms: Option<u64>) {
+        self.connected.quiet(to, quiet_ms);
     }
 
     fn merge_refused(&self) -> bool {

@@ -215,14 +215,14 @@ pub struct Activity {
     pub sent_ms: AtomicU64,
     /// Anything authenticated received.
     pub received_ms: AtomicU64,
-    /// When more came or went last than single packets now and then.
-    pub busy_ms: AtomicU64,
+    /// When more than single packets came or went last.
+    busy_ms: AtomicU64,
+    /// When something came or went last, times two, plus one if it went.
+    last: AtomicU64,
     /// Control is watching the timers; whoever finds it unset tells control.
     pub watched: AtomicBool,
 }
 
-/// Bytes that are more than a single packet.
-const SINGLE_LEN_MAX: usize = 2_048;
 /// How long nothing but single packets must have come and gone.
 const QUIET_MS: u64 = 100;
 
@@ -250,29 +250,33 @@ impl Activity {
         data && self.wants_watching()
     }
 
-    /// `bytes` came at once. Before [`received`](Self::received). Whether the peer is quiet:
-    /// nothing but single packets, one a millisecond at most each way, for a while.
+    /// Something authenticated has come at once, `single` if it is one message. Whether the peer is
+    /// quiet: for a while single packets have come and gone in turn, or with a pause in between.
     #[inline]
-    pub fn brought(&self, now_ms: u64, bytes: usize) -> bool {
-        let single = bytes <= SINGLE_LEN_MAX && self.received_ms.load(Ordering::Relaxed) != now_ms;
-        self.is_quiet(now_ms, single)
+    pub fn comes(&self, now_ms: u64, single: bool) -> bool {
+        self.is_quiet(now_ms, single, 0)
     }
 
-    /// Something is to be sent at once, a single packet or more. Before [`sent`](Self::sent).
-    /// If the peer is quiet, for how many milliseconds nothing has gone.
+    /// Something is to be sent at once, `single` if it is one packet. Whether the peer is quiet.
     #[inline]
-    pub fn takes(&self, now_ms: u64, single: bool) -> Option<u64> {
-        let sent_ms = self.sent_ms.load(Ordering::Relaxed);
-        let quiet = self.is_quiet(now_ms, single && sent_ms != now_ms);
-        quiet.then(|| now_ms.saturating_sub(sent_ms))
+    pub fn goes(&self, now_ms: u64, single: bool) -> bool {
+        self.is_quiet(now_ms, single, 1)
     }
 
     #[inline]
-    fn is_quiet(&self, now_ms: u64, single: bool) -> bool {
-        if !single {
-            set(&self.busy_ms, now_ms);
+    fn is_quiet(&self, now_ms: u64, single: bool, way: u64) -> bool {
+        let busy_ms = self.busy_ms.load(Ordering::Relaxed);
+        if busy_ms == now_ms {
+            return false;
         }
-        now_ms.saturating_sub(self.busy_ms.load(Ordering::Relaxed)) > QUIET_MS
+        let last = self.last.load(Ordering::Relaxed);
+        set(&self.last, now_ms << 1 | way);
+        // One that the other way has answered has arrived; so has one of some time ago.
+        if !single || (last & 1 == way && now_ms.saturating_sub(last >> 1) <= 1) {
+            set(&self.busy_ms, now_ms);
+            return false;
+        }
+        now_ms.saturating_sub(busy_ms) > QUIET_MS
     }
 
     #[inline]
@@ -293,6 +297,29 @@ fn set(time: &AtomicU64, ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_quiet_while_packets_come_and_go_singly() {
+        let at = Activity::default();
+        let mut now_ms = 1_000;
+        assert!(at.goes(now_ms, true), "nothing ever came");
+        for _ in 0..1_000 {
+            assert!(at.comes(now_ms, true) && at.goes(now_ms, true), "one answers the other");
+        }
+        assert!(at.comes(now_ms, true));
+        assert!(!at.comes(now_ms + 1, true), "two in a row");
+        now_ms += 1 + QUIET_MS;
+        assert!(!at.goes(now_ms, true), "just now");
+        now_ms += 1;
+        assert!(at.comes(now_ms, true));
+        for _ in 0..3 {
+            now_ms += 2;
+            assert!(at.goes(now_ms, true), "unanswered, but no more than now and then");
+        }
+        assert!(!at.comes(now_ms, false) && !at.goes(now_ms, true), "several at once");
+        now_ms += QUIET_MS + 1;
+        assert!(at.comes(now_ms, true));
+    }
     use crate::packet::endpoint::Source;
 
     fn endpoint(to: &str, interface: u32) -> Endpoint {

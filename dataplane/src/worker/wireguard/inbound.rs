@@ -167,7 +167,8 @@ impl Inbound {
             common.counters.count_drop(DropReason::Replayed, replayed as u64);
         }
         if !self.run.opened().is_empty() {
-            let quiet = live.peer.activity.brought(common.now_ms, bytes);
+            let single = self.run.opened().len() == 1;
+            let quiet = live.peer.activity.comes(common.now_ms, single);
             tx.heard(batch.from.to, quiet.then_some(common.now_ms));
             self.deliver(common, live, batch, tx);
             live.peer.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

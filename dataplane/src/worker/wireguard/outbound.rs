@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::io::counters::DropReason;
-use crate::io::{Calm, Destination, SEND_SLOTS, Slot, Transmit};
+use crate::io::{Destination, SEND_SLOTS, Slot, Transmit};
 use crate::packet::ecn;
 use crate::packet::ip::{Headers, Part, UDP, destination, flow_hash};
 use crate::packet::split::Split;
@@ -114,9 +114,8 @@ impl Outbound {
             }
         };
         let first_len = message_len(split, 0, mtu);
-        if let Some(pause_ms) = peer.activity.takes(common.now_ms, count == 1) {
-            tx.calm(to.endpoint.to, Calm { now_ms: common.now_ms, still: pause_ms > 1 });
-        }
+        let quiet = peer.activity.goes(common.now_ms, count == 1);
+        tx.quiet(to.endpoint.to, quiet.then_some(common.now_ms));
         self.batches.make_room(&to, count, first_len, total_len(split, mtu), tx);
         let (part, mut sent) = (Part::of(packet), 0);
         for (i, counter) in (0..count).zip(first_counter..) {
@@ -189,6 +188,7 @@ impl Outbound {
             return Err(slot);
         };
         self.learn(common, packet);
+        live.peer.activity.goes(common.now_ms, false);
         want_successor(common, &live.peer, live);
         let (live, count) = (Arc::clone(live), split.count());
         let (frame, frame_len) = (slot, len);

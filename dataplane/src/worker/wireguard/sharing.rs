@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::io::{Arrival, Calm, Destination, Received, SEND_SLOTS, Slot, Transmit};
+use crate::io::{Arrival, Destination, Received, SEND_SLOTS, Slot, Transmit};
 use crate::packet::merge::Piece;
 use crate::table::sessions::Live;
 use crate::wire::wireguard::messages::{Kind, kind, receiver};
@@ -284,8 +284,8 @@ impl<T: Transmit> Transmit for InOrder<'_, T> {
     }
 
     #[inline]
-    fn calm(&mut self, to: SocketAddr, calm: Calm) {
-        self.tx.calm(to, calm);
+    fn quiet(&mut self, to: SocketAddr, quiet_ms: Option<u64>) {
+        self.tx.quiet(to, quiet_ms);
     }
 
     #[inline]
