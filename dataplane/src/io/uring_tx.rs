@@ -375,13 +375,6 @@ impl Tx {
     }
 }
 
-impl Tx {
-    #[inline]
-    fn sends_wait(&self) -> bool {
-        self.alone.is_some() || !self.ring.sends.is_empty()
-    }
-}
-
 impl Transmit for Tx {
     fn send_slot(&mut self) -> Option<Slot> {
         if self.queued_bytes >= FLUSH_BYTES || self.outbox.free_count() == 0 {

@@ -62,8 +62,8 @@ pub fn connect_anew(
     to: SocketAddr,
     source: IpAddr,
 ) -> io::Result<SocketAddr> {
-    let fd = socket.as_raw_fd();
-    let socket = SockRef::from(&socket);
+    let file = socket;
+    let socket = SockRef::from(&file);
     let before = local_address(&socket)?.ip();
     if before == source || before.is_unspecified() {
         socket.connect(&to.into())?;
@@ -74,13 +74,13 @@ pub fn connect_anew(
     let nobody = libc::sockaddr { sa_family: family, sa_data: [0; 14] };
     let len = libc::socklen_t::try_from(size_of_val(&nobody)).unwrap_or(0);
     // SAFETY: the address is a sockaddr of ours of the length said, read during the call.
-    if unsafe { libc::connect(fd, &raw const nobody, len) } != 0 {
+    if unsafe { libc::connect(file.as_raw_fd(), &raw const nobody, len) } != 0 {
         return Err(io::Error::last_os_error());
     }
     socket.connect(&to.into()).inspect_err(|_| {
         // It has left its SO_REUSEPORT group for good (net/ipv4/udp.c `udp_lib_rehash`) and would
         // get what is for the group, by itself, as long as it is connected to nobody.
-        let _ = park_socket(&socket, to.is_ipv6());
+        let _ = park(file, to.is_ipv6());
     })?;
     local_address(&socket)
 }
@@ -90,13 +90,9 @@ pub fn connect_anew(
 /// # Errors
 /// The kernel's.
 pub fn park(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    park_socket(&SockRef::from(&socket), ipv6)
-}
-
-fn park_socket(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
     let loopback: IpAddr =
         if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-    socket.connect(&SocketAddr::new(loopback, DISCARD).into())
+    SockRef::from(&socket).connect(&SocketAddr::new(loopback, DISCARD).into())
 }
 
 fn local_address(socket: &SockRef<'_>) -> io::Result<SocketAddr> {

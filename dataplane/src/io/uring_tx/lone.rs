@@ -45,6 +45,12 @@ impl Tx {
         }
     }
 
+    /// Whether something is yet to be sent, alone or not.
+    #[inline]
+    pub(super) fn sends_wait(&self) -> bool {
+        self.alone.is_some() || !self.ring.sends.is_empty()
+    }
+
     /// Queues what was held back, now that more is there.
     pub(super) fn queue_alone(&mut self) {
         if let Some((slot, datagrams)) = self.alone.take() {
