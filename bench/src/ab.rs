@@ -14,7 +14,7 @@ use ringtun::lab::{Entered, Pair};
 use crate::Outcome;
 use crate::alone::{Alone, Stage};
 use crate::competitors::{self, Competitor, End, OtherBuild, OtherWireGuard, Slot, Tunnel};
-use crate::environment::Environment;
+use crate::environment::{Environment, check_congestion_control};
 use crate::pace::{Plan, Starting};
 use crate::provenance::Provenance;
 use crate::record::Journal;
@@ -63,6 +63,11 @@ pub(crate) struct Contest {
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
     baseline: String,
 
+    /// How TCP finds its rate: cubic, bbr, reno, … as sysctl
+    /// net.ipv4.tcp_available_congestion_control lists them [default: the machine's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) congestion_control: Option<String>,
+
     /// Appends every run, with raw output, to this file (NDJSON), for `report` and `compare`
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,6 +96,8 @@ impl Args {
 pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome> {
     let chosen = choose(args)?;
     let iperf3 = iperf3_for(&args.workload)?;
+    let congestion_control = args.contest.congestion_control.as_deref();
+    congestion_control.map_or(Ok(()), check_congestion_control)?;
     let pair = Pair::new()?;
     hold_many_fragments(&pair)?;
     let (mut tunnels, entries) = start(&chosen, &pair, stop);
@@ -98,7 +105,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         return Ok(Outcome::Interrupted);
     }
     // Now that the tunnels' devices are there, whose offloads belong to it.
-    let environment = Environment::look(entered, &pair.left);
+    let environment = Environment::look(entered, &pair.left, congestion_control);
     let running: Vec<(String, String)> =
         tunnels.iter().map(|it| (it.name.clone(), it.tunnel.how.clone())).collect();
     let mut journal = Journal::open(args.contest.json.as_deref(), &environment, &running)?;
@@ -118,6 +125,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         }
     }
     let mut session = Session::new(iperf3, args.seconds, plan, journal, stop);
+    session.congestion_control = congestion_control;
     rounds(args, &pair, &mut tunnels, &mut session)?;
     session.pace.clear();
     print(args, &environment, (&entries, &tunnels), &session)?;

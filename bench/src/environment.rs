@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result, bail};
 use ringtun::lab::{Entered, Host, WIRE_MTU};
 use serde::Serialize;
 
@@ -77,8 +78,9 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Looks around; what cannot be found out is `unknown`.
-    pub(crate) fn look(entered: Entered, host: &Host) -> Self {
+    /// Looks around; what cannot be found out is `unknown`. `congestion_control` is that of the
+    /// TCP streams if it is not the machine's.
+    pub(crate) fn look(entered: Entered, host: &Host, congestion_control: Option<&str>) -> Self {
         let sysctl = |key| host.sysctl(key).unwrap_or_else(|_| unknown());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| unknown());
         Self {
@@ -91,7 +93,8 @@ impl Environment {
             commit: COMMIT.to_owned(),
             mtu: WIRE_MTU,
             user_namespace: entered.user_namespace,
-            congestion_control: sysctl("net.ipv4.tcp_congestion_control"),
+            congestion_control: congestion_control
+                .map_or_else(|| sysctl("net.ipv4.tcp_congestion_control"), str::to_owned),
             rmem_max: fs::read_to_string("/proc/sys/net/core/rmem_max")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             iperf3: first_line("iperf3", &["--version"]).unwrap_or_else(unknown),
@@ -126,6 +129,23 @@ impl Environment {
         ];
         lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
     }
+}
+
+/// Whether TCP can be told to use it.
+///
+/// # Errors
+/// What there is instead.
+pub(crate) fn check_congestion_control(name: &str) -> Result<()> {
+    let available = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")
+        .context("which congestion controls this machine has cannot be read")?;
+    if available.split_whitespace().any(|it| it == name) {
+        return Ok(());
+    }
+    bail!(
+        "this machine has no congestion control {name:?}: choose from {}, or load its module \
+         (modprobe tcp_{name})",
+        available.split_whitespace().collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Reads what only the machine's own namespace shows. To be called before the lab is entered;
@@ -202,6 +222,13 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01 00:00 UTC");
         assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
         assert_eq!(utc(1_795_477_552), "2026-11-23 23:45 UTC");
+    }
+
+    #[test]
+    fn an_unknown_congestion_control_is_told_with_those_that_are_known() {
+        check_congestion_control("reno").unwrap();
+        let error = check_congestion_control("renno").unwrap_err().to_string();
+        assert!(error.contains("\"renno\"") && error.contains("reno,"), "{error}");
     }
 
     #[test]

@@ -8,11 +8,8 @@
 //! kernel into single packets, one read each, which costs far more than two sends.
 
 use super::values::GsoSize;
+use crate::io::{SEGMENTS_MAX, SEND_MAX};
 
-/// The payload of the largest IPv4 UDP datagram; the kernel holds a segmented send to it as well.
-const UDP_PAYLOAD_MAX: u32 = 65_507;
-/// Segments in one `UDP_SEGMENT` send that every kernel takes (newer ones take 128).
-const SEGMENTS_MAX: u32 = 64;
 /// What the kernel builds when nothing limits it.
 pub const FULL: u32 = 65_536;
 /// IPv4 and TCP headers with the timestamp option: a full segment carries MTU less this.
@@ -26,7 +23,8 @@ const TCP_PLANNING_MARGIN: u32 = 340;
 /// encapsulation adds `overhead`.
 #[must_use]
 pub fn segments_per_send(mtu: u32, overhead: u32) -> u32 {
-    (UDP_PAYLOAD_MAX / (mtu + overhead).max(1)).clamp(1, SEGMENTS_MAX)
+    let datagram = (mtu as usize + overhead as usize).max(1);
+    u32::try_from((SEND_MAX / datagram).clamp(1, SEGMENTS_MAX)).unwrap_or(1)
 }
 
 /// The `gso_max_size` to set.
@@ -71,6 +69,8 @@ mod tests {
     fn the_usual_mtu() {
         assert_eq!(segments_per_send(1472, 0), 44);
         assert_eq!(segments_per_send(1420, 32), 45);
+        // 46 would be 65,504 bytes: a datagram as UDP has it, but none that a device segments.
+        assert_eq!(segments_per_send(1392, 32), 45);
         assert_eq!(gso_max_size(GsoSize::Auto, 1472, 0, false), 44 * 1420 + 340);
     }
 

@@ -44,10 +44,17 @@ pub const FRAME_SLOTS: u16 = 128;
 pub const RECEIVE_SLOTS: u16 = 128;
 /// Slots for outgoing datagrams, per worker.
 pub const SEND_SLOTS: u16 = 64;
+/// Datagrams in one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` before Linux 6.9.
+pub const SEGMENTS_MAX: usize = 64;
+/// Bytes in one `UDP_SEGMENT` send. UDP takes 65,507, but a device segments only what is, with its
+/// Ethernet, IP and UDP headers, less than its `gso_max_size` of 65,536 (net/core/dev.c,
+/// `gso_features_check`); for anything larger the kernel copies every datagram, which takes six
+/// times as long.
+pub const SEND_MAX: usize = 65_535 - (14 + 40 + 8);
 /// Send slots that one frame needs at most, short of absurdly small segments, and entries of the
 /// send queue that they make when segmentation is refused.
 const SLOTS_PER_FRAME: usize = 4;
-const SENDS_PER_FRAME: usize = SLOTS_PER_FRAME * 64;
+const SENDS_PER_FRAME: usize = SLOTS_PER_FRAME * SEGMENTS_MAX;
 /// Bytes of queued sends and writes after which a backend hands them to the kernel without
 /// waiting for the end of the turn: beyond it they only push each other out of the cache.
 pub const FLUSH_BYTES: usize = 256 * 1024;

@@ -10,13 +10,8 @@
 //! datagrams are whole in the order they came, since that is when the last fragment arrives; and
 //! before anything that is no fragment is taken, both batches leave, so that it overtakes nothing.
 
-use crate::io::{Destination, Slot, Transmit};
+use crate::io::{Destination, SEGMENTS_MAX, SEND_MAX, Slot, Transmit};
 use crate::packet::ip::Part;
-
-/// Datagrams in one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` before Linux 6.9.
-pub(super) const SEGMENTS_MAX: usize = 64;
-/// Bytes in one send: the largest UDP payload over IPv4.
-pub(super) const SEND_MAX: usize = 65_507;
 
 /// Datagrams on their way out, at most one batch of each kind open.
 #[derive(Default)]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::io::{Destination, Slot};
+use crate::io::{Destination, SEGMENTS_MAX, SEND_MAX, Slot};
 use crate::packet::split::Split;
 use crate::packet::virtio::{self, VirtioHdr};
 use crate::table::sessions::Live;
@@ -15,7 +15,6 @@ use crate::wire::wireguard::messages::{
     TAG_LEN, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD, padded_len,
 };
 use crate::wire::wireguard::session::Session;
-use crate::worker::batch::{SEGMENTS_MAX, SEND_MAX};
 
 /// Packets that a frame must be to be worth it: sealing a few costs no more than the way to another
 /// core and back.

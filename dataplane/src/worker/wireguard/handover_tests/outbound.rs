@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::io::{SEGMENTS_MAX, SEND_MAX};
 use crate::packet::ip::inner_packet;
 use crate::packet::virtio::{self, GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, VirtioHdr};
 use crate::worker::wireguard::sealing::split;
@@ -31,7 +32,7 @@ impl Transmit for Wire {
         self.sends.pop()
     }
     fn send(&mut self, mut slot: Slot, _: Destination, len: usize, segment_len: usize) {
-        assert!(len <= 65_507 && len.div_ceil(segment_len) <= 64);
+        assert!(len <= SEND_MAX && len.div_ceil(segment_len) <= SEGMENTS_MAX);
         for message in slot[..len].chunks_mut(segment_len) {
             self.bytes += message.len() as u64;
             self.counters.push(self.peer.open(&Aead::Ring, message).unwrap());
