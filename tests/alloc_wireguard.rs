@@ -134,7 +134,8 @@ impl End {
             for bytes in arrived {
                 let len = bytes.len();
                 let (truncated, class, source) = (false, 0, None);
-                let arrival = Arrival { from, len, segment_len: len, truncated, class, source };
+                let arrival =
+                    Arrival { from, len, segment_len: len, truncated, class, source, came_ns: 0 };
                 path.datagrams(Received { bytes, slot: 0, offset: 0, arrival }, wire);
                 path.end_of_turn(wire);
             }

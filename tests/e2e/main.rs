@@ -4,6 +4,7 @@
 //! Not the standard harness: the lab must be entered before the first thread starts.
 #![allow(clippy::unwrap_used)]
 
+mod aqm;
 mod busy_poll;
 mod demo;
 mod dropin;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     cases.extend(errors::cases());
     cases.extend(garbage::cases());
     cases.extend(figures::cases());
+    cases.extend(aqm::cases());
     cases.extend(busy_poll::cases());
     cases.extend(wireguard::cases());
     cases.extend(wireguard_net::cases());

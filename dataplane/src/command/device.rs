@@ -44,6 +44,7 @@ pub fn run(name: &InterfaceName, foreground: bool) -> Result<Exit> {
     let mut plan = Plan::wireguard(name, &workers, io_choice()?, &plan::usable_cores())?;
     plan.tuning.aead = aead_choice()?;
     plan.tuning.busy_poll = busy_poll()?;
+    plan.tuning.aqm = choice("RINGTUN_AQM", [("on", true), ("off", false)])?;
     let ready = || {
         if is_daemon {
             process::detach();

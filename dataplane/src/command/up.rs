@@ -99,6 +99,11 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(SOCKET_BUFFER_MIN..=SOCKET_BUFFER_MAX))]
     socket_buffer: u32,
 
+    /// Manage queues: have transfers whose packets wait too long in a UDP socket slow down, by ECN
+    /// or by dropping one packet
+    #[arg(long, value_enum, default_value_t = OnOff::On)]
+    aqm: OnOff,
+
     /// Look for packets instead of sleeping: off, on (a worker that has nothing to do keeps its
     /// core busy unless others want it), or auto: for a moment after a packet that came alone,
     /// where an answer is likely
@@ -209,6 +214,7 @@ impl Args {
             gso_size: self.gso_max_size,
             tx_queue_len: self.txqueuelen,
             socket_buffer_bytes: self.socket_buffer,
+            aqm: self.aqm.is_on(),
             busy_poll: match self.busy_poll {
                 BusyPollArg::Off => BusyPoll::Off,
                 BusyPollArg::Auto => BusyPoll::Auto,
@@ -257,7 +263,7 @@ mod tests {
             "{LEAST} --encap plain --mtu 1400 --workers 1 --io mmsg --gso off --gro off \
              --tun-gso off --tun-gro off --gso-max-size 61000 --txqueuelen 500 \
              --socket-buffer 100000 --no-multishot --address 10.7.0.1/24 --address fd00::1/64 \
-             --busy-poll on"
+             --aqm off --busy-poll on"
         ))
         .unwrap();
         let tuning = Tuning {
@@ -270,6 +276,7 @@ mod tests {
             gso_size: GsoSize::Bytes(61_000),
             tx_queue_len: 500,
             socket_buffer_bytes: 100_000,
+            aqm: false,
             busy_poll: BusyPoll::On,
         };
         assert_eq!(options.tuning, tuning);

@@ -118,6 +118,8 @@ pub struct Tuning {
     pub tx_queue_len: u32,
     /// UDP socket buffer each way in bytes.
     pub socket_buffer_bytes: u32,
+    /// Tell transfers to slow down when a queue stands.
+    pub aqm: bool,
     /// Look for packets before sleeping.
     pub busy_poll: BusyPoll,
 }
@@ -134,6 +136,7 @@ impl Default for Tuning {
             gso_size: GsoSize::Auto,
             tx_queue_len: 1_000,
             socket_buffer_bytes: 7 << 20,
+            aqm: true,
             busy_poll: BusyPoll::Auto,
         }
     }

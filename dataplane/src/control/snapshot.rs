@@ -180,6 +180,7 @@ fn read_worker(id: u32, cpu: Option<u32>, counters: &Counters) -> Worker {
         polls_won: counters.polls_won.get(),
         bad_checksums: counters.bad_checksums.get(),
         receive_starved: counters.receive_starved.get(),
+        ecn_marks: counters.ecn_marks.get(),
         handed_over: counters.handed_over.get(),
         helped: counters.helped.get(),
         gso_refused: counters.gso_refused.get(),

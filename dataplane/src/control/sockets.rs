@@ -122,6 +122,8 @@ pub struct BindOptions {
     pub buffer_bytes: u32,
     /// Receive coalesced.
     pub udp_gro: bool,
+    /// Be told when datagrams came, so that no queue stands.
+    pub aqm: bool,
     /// For WireGuard: each datagram's traffic class and the address it was sent to are told, each
     /// worker has a second socket, to be connected, and messages go to the worker that their
     /// receiver index names.
@@ -138,6 +140,7 @@ impl Bound {
             listen: plan.listen.clone(),
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
+            aqm: plan.tuning.aqm,
             wireguard: false,
             fwmark: 0,
         })?;
@@ -162,6 +165,7 @@ impl Bound {
             listen: listen_at(port),
             buffer_bytes: plan.tuning.socket_buffer_bytes,
             udp_gro: plan.tuning.udp_gro,
+            aqm: plan.tuning.aqm,
             wireguard: true,
             fwmark,
         };
@@ -249,6 +253,12 @@ impl Bound {
         self.buffers.send_bytes = smaller(self.buffers.send_bytes, send);
         allow_fragments(fd, address)
             .map_err(|error| failed("allow fragments (IP_MTU_DISCOVER)", address, error))?;
+        if options.aqm
+            && let Err(error) =
+                sys::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+        {
+            warn!(%error, "the kernel does not say when packets came: queues are not managed");
+        }
         if options.wireguard {
             ask_for_packet_info(fd, address)
                 .map_err(|error| failed("ask for packet information", address, error))?;

@@ -205,6 +205,8 @@ pub struct Worker {
     pub bad_checksums: u64,
     /// Receives that ran out of buffers.
     pub receive_starved: u64,
+    /// Receives marked as having met congestion (ECN).
+    pub ecn_marks: u64,
     /// Batches that another worker opened or sealed for this one.
     pub handed_over: u64,
     /// Batches that this worker opened or sealed for others.

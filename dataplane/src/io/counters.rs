@@ -89,6 +89,8 @@ drop_reasons! {
     LengthMismatch, "length_mismatch",
         "inbound: the packet claims more bytes than the datagram holds";
     Truncated, "truncated", "inbound: the kernel truncated the datagram or its control data";
+    QueueDelay, "queue_delay",
+        "inbound: one packet of a transfer that kept a queue waiting, so that it slows down";
     WriteSlotsBusy, "write_slots_busy", "inbound: every tun write is in flight";
     TunDown, "tun_down", "inbound: the tun device is down";
     TunRejected, "tun_rejected", "inbound: the tun device refused the packet";
@@ -179,6 +181,8 @@ pub struct Counters {
     pub bad_checksums: Count,
     /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
     pub receive_starved: Count,
+    /// Receives marked as having met congestion, so that a transfer slows down.
+    pub ecn_marks: Count,
     /// Batches that another worker opened or sealed for this one.
     pub handed_over: Count,
     /// Batches that this worker opened or sealed for others.
@@ -210,6 +214,7 @@ impl Default for Counters {
             keepalives: Count::default(),
             bad_checksums: Count::default(),
             receive_starved: Count::default(),
+            ecn_marks: Count::default(),
             handed_over: Count::default(),
             helped: Count::default(),
             gso_refused: Count::default(),

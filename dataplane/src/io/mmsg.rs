@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use super::aqm::Aqm;
 use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
@@ -51,6 +52,7 @@ pub struct Mmsg {
     /// The socket that is watched for room to send.
     watched: Option<u16>,
     poller: Poller,
+    aqm: Aqm,
     /// By this turn.
     brought: Brought,
 }
@@ -127,6 +129,7 @@ impl Mmsg {
             health: ReceiveHealth::default(),
             watched: None,
             poller: Poller::new(config.busy_poll),
+            aqm: Aqm::default(),
             brought: Brought::default(),
         })
     }
@@ -219,9 +222,12 @@ impl Mmsg {
         self.more |= count == usize::from(RECEIVES_PER_TURN);
         for i in 0..count {
             let Some(mut slot) = self.idle.pop() else { return };
-            let arrival = self.batch.arrival(i);
+            let mut arrival = self.batch.arrival(i);
             self.tx.counters.receives().count(arrival.map_or(1, |arrival| arrival.count()));
             self.brought.receives += 1;
+            if let Some(arrival) = &mut arrival {
+                self.aqm.judge(arrival, &self.tx.counters);
+            }
             if let Some(arrival) = arrival {
                 self.brought.len = arrival.len;
                 handler.datagrams(Received::new(&mut slot, arrival), &mut self.tx);

@@ -11,6 +11,7 @@
 //! - `poll`: looking for packets before sleeping;
 //! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
 
+mod aqm;
 mod claims;
 mod connected;
 pub mod counters;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use super::aqm::Aqm;
 use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
@@ -69,6 +70,7 @@ pub(super) struct Tx {
     held: Option<(u16, u16)>,
     /// A write of this turn was given to the ring.
     wrote: bool,
+    aqm: Aqm,
     /// Slots whose datagrams the worker is done with when the turn ends.
     pub(super) turn_slots: Vec<Slot>,
     /// Slots of frames that the worker had taken on and is done with.
@@ -115,6 +117,7 @@ impl Tx {
             alone: None,
             held: None,
             wrote: false,
+            aqm: Aqm::default(),
             turn_slots: Vec::with_capacity(slot_count),
             frame_slots: Vec::with_capacity(usize::from(FRAME_SLOTS)),
             files,
@@ -216,12 +219,15 @@ impl Tx {
                 }
                 Completion::Received { outcome, more, file } => {
                     match outcome {
-                        Ok(arrival) => {
+                        Ok(mut arrival) => {
                             let (len, count) =
                                 arrival.1.map_or((0, 1), |arrival| (arrival.len, arrival.count()));
                             self.counters.receives().count(count);
                             self.health.succeeded();
                             self.touch(file).delivered(len);
+                            if let Some(arrival) = &mut arrival.1 {
+                                self.aqm.judge(arrival, &self.counters);
+                            }
                             self.arrivals.push_back(arrival);
                         }
                         Err(libc::ENOBUFS) => self.starved(file),

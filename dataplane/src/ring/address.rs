@@ -9,8 +9,9 @@ pub(super) const NAME_LEN: usize = 32;
 /// The same in the type of `msg_namelen`.
 pub(super) const NAME_LEN_U32: u32 = 32;
 const _: () = assert!(NAME_LEN_U32 as usize == NAME_LEN);
-/// Room for the control messages of one receive: UDP_GRO, packet info, TOS, each with its header.
-pub(super) const CONTROL_LEN: usize = 96;
+/// Room for the control messages of one receive: UDP_GRO, packet info, TOS, time, each with its
+/// header.
+pub(super) const CONTROL_LEN: usize = 128;
 /// Room for those of one send: `UDP_SEGMENT`, traffic class, packet info.
 pub(super) const SEND_CONTROL_LEN: usize = 24 + 24 + 40;
 /// `struct cmsghdr` on 64-bit Linux: length, level, type.
@@ -125,6 +126,8 @@ pub(super) struct ReceiveControl {
     pub(super) class: u8,
     /// The address it was sent to, and the interface it came by.
     pub(super) source: Option<Source>,
+    /// When it came to the socket, in ns of CLOCK_REALTIME; 0 if nobody said.
+    pub(super) came_ns: u64,
 }
 
 /// Reads the control messages of a receive; stops at the first that is cut short.
@@ -159,6 +162,12 @@ fn decode_message(level: i32, kind: i32, data: &[u8], found: &mut ReceiveControl
         (libc::IPPROTO_IP, libc::IP_TOS) => found.class = data.first().copied().unwrap_or(0),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
             found.class = number(0).and_then(|class| u8::try_from(class).ok()).unwrap_or(0);
+        }
+        (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+            let part = |at: usize| data.get(at..)?.first_chunk().map(|it| u64::from_ne_bytes(*it));
+            if let (Some(seconds), Some(ns)) = (part(0), part(8)) {
+                found.came_ns = seconds.saturating_mul(1_000_000_000).saturating_add(ns);
+            }
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             // Interface, the address to answer from, the header's destination.

@@ -1,7 +1,7 @@
 //! What a UDP receive slot holds, for both backends.
 //!
 //! ```text
-//! | io_uring_recvmsg_out 16 | name 32 | control 96 | payload up to 65,535 |
+//! | io_uring_recvmsg_out 16 | name 32 | control 128 | payload up to 65,535 |
 //! ```
 //! Multishot recvmsg dictates the order (io_uring_recvmsg_out in linux/io_uring.h); the mmsg
 //! backend uses the same places, so that what follows need not know which one ran.
@@ -15,7 +15,7 @@ use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_control, decode
 
 const OUT_LEN: usize = 16;
 /// Where the payload starts in a receive slot.
-pub const PAYLOAD_OFFSET: u32 = 144;
+pub const PAYLOAD_OFFSET: u32 = 176;
 const _: () = assert!(PAYLOAD_OFFSET as usize == OUT_LEN + NAME_LEN + CONTROL_LEN);
 /// Bytes of one receive slot: any UDP payload fits. An odd number of cache lines, so that the
 /// starts of slots do not all fall into the same cache sets.
@@ -43,6 +43,8 @@ pub struct Arrival {
     pub class: u8,
     /// The address it was sent to, if the socket asks for it.
     pub source: Option<Source>,
+    /// When it came to the socket, in ns of CLOCK_REALTIME; 0 unless the socket asks for it.
+    pub came_ns: u64,
 }
 
 impl Arrival {
@@ -91,5 +93,6 @@ pub(super) fn parse(slot: &[u8], template: &libc::msghdr) -> Option<Arrival> {
         truncated: out.is_payload_truncated() || out.is_control_data_truncated(),
         class: control.class,
         source: control.source,
+        came_ns: control.came_ns,
     })
 }

@@ -84,6 +84,7 @@ impl ReceiveBatch {
             truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
             class: found.class,
             source: found.source,
+            came_ns: found.came_ns,
         })
     }
 }

@@ -1,4 +1,6 @@
-//! The clock of protocols.
+//! The clocks of protocols and of packets.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds of `CLOCK_BOOTTIME`: since boot, time asleep included.
 #[must_use]
@@ -10,10 +12,18 @@ pub fn boottime_ms() -> u64 {
     seconds * 1_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Nanoseconds of `CLOCK_REALTIME` since 1970, by which the kernel stamps packets (`SO_TIMESTAMPNS`);
+/// somebody may set it.
+#[must_use]
+pub fn real_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
-    fn it_runs() {
-        assert!(super::boottime_ms() > 0);
+    fn they_run() {
+        assert!(super::boottime_ms() > 0 && super::real_ns() > 1_700_000_000_000_000_000);
     }
 }

@@ -130,7 +130,8 @@ impl Pair {
         let from = SocketAddr::from(([192, 0, 2, 1], 51820));
         let len = count * STEP;
         let (truncated, class, source) = (false, 0, None);
-        let arrival = Arrival { from, len, segment_len: STEP, truncated, class, source };
+        let arrival =
+            Arrival { from, len, segment_len: STEP, truncated, class, source, came_ns: 0 };
         let bytes = Received::new(&mut slot, arrival).bytes;
         let (mut numbers, mut again) = (Vec::new(), None);
         for i in 0..count {

@@ -1,0 +1,90 @@
+//! Queues that stand: the transfers that are behind it are told, by a mark where they understand
+//! it and else by a packet that is missing; or not at all.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringtun::control::status::Status;
+use ringtun::lab::traffic::{Stop, TcpStreams, tcp_streams};
+use ringtun::lab::{Host, Process};
+use ringtun_tests::suite::Case;
+use ringtun_tests::tunnel::{Family, Io, PATIENCE, Side, Tunnel, dropped, total};
+
+use crate::wireguard::{both, inner, reaches, status, stop};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for io in [Io::Uring, Io::Mmsg] {
+        let name = |what: &str| format!("{}::{what}", io.name());
+        cases.push(Case::new(name("a_standing_queue_costs_a_packet"), move || drops(io)));
+        cases.push(Case::new(name("a_standing_queue_is_left_alone"), move || off(io)));
+    }
+    let name = "wireguard::uring::a_standing_queue_marks_who_speaks_ecn";
+    cases.push(Case::new(name.to_owned(), marks));
+    cases
+}
+
+/// Marks and drops of one end.
+fn told(status: &Status) -> (u64, u64) {
+    (total(status, |worker| worker.ecn_marks), dropped(status, "queue_delay"))
+}
+
+/// A transfer to `receiver`, which stands still for a moment: what comes meanwhile waits for it.
+fn hold_up(from: &Host, to: &Host, address: SocketAddr, receiver: &mut Process) {
+    let duration = Duration::from_millis(500);
+    let plan = TcpStreams { streams: 2, duration, bytes_max: None, verify: None };
+    thread::scope(|scope| {
+        let load = scope.spawn(|| tcp_streams(from, to, address, &plan, &Stop::default()));
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(60));
+            receiver.signal(libc::SIGSTOP).unwrap();
+            thread::sleep(Duration::from_millis(60));
+            receiver.signal(libc::SIGCONT).unwrap();
+        }
+        assert!(load.join().unwrap().unwrap().bytes > 0);
+    });
+}
+
+fn hold_up_right(tunnel: &mut Tunnel) {
+    let address = SocketAddr::new(Side::Right.inner(Family::V4), 0);
+    hold_up(&tunnel.pair.left, &tunnel.pair.right, address, &mut tunnel.right.process);
+}
+
+fn drops(io: Io) {
+    let mut tunnel = Tunnel::new(io, Family::V4, &["--workers", "1"]);
+    let until = Instant::now() + PATIENCE;
+    while told(&tunnel.right.status()) == (0, 0) {
+        assert!(Instant::now() < until, "nobody was told");
+        hold_up_right(&mut tunnel);
+    }
+    let (marks, drops) = told(&tunnel.right.status());
+    assert!(marks == 0 && drops > 0, "{marks} marks, {drops} drops");
+    assert_eq!(told(&tunnel.left.status()), (0, 0));
+    tunnel.stop();
+}
+
+fn off(io: Io) {
+    let mut tunnel = Tunnel::new(io, Family::V4, &["--workers", "1", "--aqm", "off"]);
+    (0..3).for_each(|_| hold_up_right(&mut tunnel));
+    assert_eq!(told(&tunnel.right.status()), (0, 0));
+    tunnel.stop();
+}
+
+/// What a WireGuard message says of congestion, its packet is told.
+fn marks() {
+    let (pair, _, mut processes) = both("uring", &["--workers", "1"]);
+    assert!(reaches(&pair, 0, inner(1), PATIENCE));
+    for host in [&pair.left, &pair.right] {
+        host.set_sysctl("net.ipv4.tcp_ecn", "1").unwrap();
+        host.set_sysctl("net.ipv4.tcp_congestion_control", "reno").unwrap();
+    }
+    let until = Instant::now() + PATIENCE;
+    while told(&status(1).unwrap()) == (0, 0) {
+        assert!(Instant::now() < until, "nobody was told");
+        hold_up(&pair.left, &pair.right, SocketAddr::new(inner(1), 0), &mut processes[1]);
+    }
+    let (marks, drops) = told(&status(1).unwrap());
+    assert!(marks > 0 && drops == 0, "{marks} marks, {drops} drops");
+    processes.into_iter().for_each(stop);
+}
