@@ -134,8 +134,16 @@ impl End {
             for bytes in arrived {
                 let len = bytes.len();
                 let (truncated, class, source) = (false, 0, None);
-                let arrival =
-                    Arrival { from, len, segment_len: len, truncated, class, source, came_ns: 0 };
+                let arrival = Arrival {
+                    from,
+                    len,
+                    segment_len: len,
+                    truncated,
+                    class,
+                    source,
+                    skip: 0,
+                    came_ns: 0,
+                };
                 path.datagrams(Received { bytes, slot: 0, offset: 0, arrival }, wire);
                 path.end_of_turn(wire);
             }

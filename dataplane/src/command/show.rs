@@ -278,6 +278,7 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
             "arrived with a wrong inner checksum, passed on as is",
         ),
         (sum(|worker| worker.receive_starved), "receives paused for want of buffers, nothing lost"),
+        (sum(|worker| worker.ecn_marks), "receives marked (ECN), so that a transfer slows down"),
         (
             sum(|worker| worker.handed_over),
             "batches opened or sealed by a worker other than their own",

@@ -253,12 +253,6 @@ impl Bound {
         self.buffers.send_bytes = smaller(self.buffers.send_bytes, send);
         allow_fragments(fd, address)
             .map_err(|error| failed("allow fragments (IP_MTU_DISCOVER)", address, error))?;
-        if options.aqm
-            && let Err(error) =
-                sys::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
-        {
-            warn!(%error, "the kernel does not say when packets came: queues are not managed");
-        }
         if options.wireguard {
             ask_for_packet_info(fd, address)
                 .map_err(|error| failed("ask for packet information", address, error))?;
@@ -272,6 +266,14 @@ impl Bound {
         {
             warn!(%error, "UDP_GRO refused: datagrams arrive singly, several times slower");
             self.udp_gro = false;
+        }
+        // Transfers are known by their coalesced receives.
+        if options.aqm
+            && self.udp_gro
+            && let Err(error) =
+                sys::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+        {
+            warn!(%error, "the kernel does not say when packets came: queues are not managed");
         }
         Ok(())
     }

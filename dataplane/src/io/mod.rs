@@ -7,6 +7,7 @@
 //! - [`mmsg`]: the same over epoll, `recvmmsg` and `sendmmsg`, for kernels or containers that
 //!   have no io_uring;
 //! - [`outbox`] and `delivery`: what becomes of a send and of a tun write, shared by both;
+//! - `aqm`: telling transfers that keep a queue waiting;
 //! - `connected`: which socket a send leaves by; `claims`: which worker may connect to whom;
 //! - `poll`: looking for packets before sleeping;
 //! - [`gso`]: paths that refuse segmentation; `depth`: how many slots to lend.
@@ -138,8 +139,10 @@ impl<'a> Received<'a> {
     #[must_use]
     pub fn new(slot: &'a mut Slot, arrival: Arrival) -> Self {
         let index = slot.index();
-        let bytes = payload(slot, arrival.len);
-        Self { bytes, slot: index, offset: PAYLOAD_OFFSET, arrival }
+        let bytes = payload(slot, arrival.skip, arrival.len);
+        let skipped = u32::try_from(arrival.skip).unwrap_or(u32::MAX);
+        let offset = PAYLOAD_OFFSET.saturating_add(skipped);
+        Self { bytes, slot: index, offset, arrival }
     }
 }
 

@@ -33,8 +33,10 @@ pub const SEND_SLOT_LEN: usize = 1025 * 64;
 pub struct Arrival {
     /// The sender.
     pub from: SocketAddr,
-    /// Bytes of payload.
+    /// Bytes of payload, after those that are skipped.
     pub len: usize,
+    /// Bytes before that which nobody is to see.
+    pub skip: usize,
     /// Bytes of each coalesced datagram but the last (UDP_GRO); `len` when there is just one.
     pub segment_len: usize,
     /// The kernel had more than fitted.
@@ -73,11 +75,11 @@ pub(super) fn template() -> libc::msghdr {
     header
 }
 
-/// The payload of a receive slot that holds `len` bytes of it; empty if it cannot hold so many.
+/// `len` bytes of the payload of a receive slot, from `skip` on; empty if it cannot hold so many.
 #[inline]
 #[must_use]
-pub fn payload(slot: &mut [u8], len: usize) -> &mut [u8] {
-    let payload = slot.get_mut(PAYLOAD_OFFSET as usize..);
+pub fn payload(slot: &mut [u8], skip: usize, len: usize) -> &mut [u8] {
+    let payload = slot.get_mut((PAYLOAD_OFFSET as usize).saturating_add(skip)..);
     payload.and_then(|payload| payload.get_mut(..len)).unwrap_or_default()
 }
 
@@ -89,6 +91,7 @@ pub(super) fn parse(slot: &[u8], template: &libc::msghdr) -> Option<Arrival> {
     Some(Arrival {
         from: decode_name(out.name_data())?,
         len,
+        skip: 0,
         segment_len: control.segment_len.unwrap_or(len),
         truncated: out.is_payload_truncated() || out.is_control_data_truncated(),
         class: control.class,

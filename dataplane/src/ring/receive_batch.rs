@@ -80,6 +80,7 @@ impl ReceiveBatch {
         Some(Arrival {
             from: decode_name(name)?,
             len,
+            skip: 0,
             segment_len: found.segment_len.unwrap_or(len),
             truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
             class: found.class,

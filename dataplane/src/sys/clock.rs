@@ -12,8 +12,8 @@ pub fn boottime_ms() -> u64 {
     seconds * 1_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-/// Nanoseconds of `CLOCK_REALTIME` since 1970, by which the kernel stamps packets (`SO_TIMESTAMPNS`);
-/// somebody may set it.
+/// Nanoseconds of `CLOCK_REALTIME` since 1970, by which the kernel stamps packets
+/// (`SO_TIMESTAMPNS`); somebody may set it.
 #[must_use]
 pub fn real_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

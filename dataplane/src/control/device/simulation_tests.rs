@@ -233,6 +233,7 @@ impl End {
                 truncated: false,
                 class: 0,
                 source: None,
+                skip: 0,
                 came_ns: 0,
             };
             let bytes = datagram.as_mut_slice();
@@ -516,6 +517,7 @@ fn a_session_that_is_over_is_not_worth_a_decryption() {
         truncated: false,
         class: 0,
         source: None,
+        skip: 0,
         came_ns: 0,
     };
     let received = Received { bytes: &mut message, slot: 0, offset: 0, arrival };

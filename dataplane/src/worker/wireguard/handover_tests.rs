@@ -131,7 +131,7 @@ impl Pair {
         let len = count * STEP;
         let (truncated, class, source) = (false, 0, None);
         let arrival =
-            Arrival { from, len, segment_len: STEP, truncated, class, source, came_ns: 0 };
+            Arrival { from, len, segment_len: STEP, truncated, class, source, skip: 0, came_ns: 0 };
         let bytes = Received::new(&mut slot, arrival).bytes;
         let (mut numbers, mut again) = (Vec::new(), None);
         for i in 0..count {
