@@ -23,7 +23,7 @@ use super::counters::{Counters, DropReason};
 use crate::sys;
 
 /// What receives of a transfer may wait on average: a few of them behind one another.
-const TARGET_NS: u64 = 500_000;
+const TARGET_NS: u64 = 400_000;
 /// For how long they may wait longer: what came while the worker was kept off its core for once.
 const INTERVAL_NS: u64 = 20_000_000;
 /// A receive of a transfer is several datagrams, of so many bytes at least …
