@@ -26,6 +26,8 @@ use crate::sys;
 const TARGET_NS: u64 = 400_000;
 /// For how long they may wait longer: what came while the worker was kept off its core for once.
 const INTERVAL_NS: u64 = 20_000_000;
+/// How much must wait on average. Where little comes it is not a queue that takes the time.
+const QUEUE_MIN: u64 = 65_536;
 /// A receive of a transfer is several datagrams, of so many bytes at least …
 const RECEIVE_LEN_MIN: usize = 8_192;
 /// … each of them this long.
@@ -56,6 +58,8 @@ pub(super) struct Aqm {
     seen_ns: u64,
     /// Since when the average has been above the target; 0 if it is not.
     above_since_ns: u64,
+    /// Bytes that have come since.
+    above_bytes: u64,
     /// No signal before that.
     next_ns: u64,
     /// Signals since the average was below the target.
@@ -79,7 +83,8 @@ impl Aqm {
     }
 
     fn judge_transfer(&mut self, arrival: &mut Arrival, now_ns: u64, counters: &Counters) {
-        let is_due = self.is_due(now_ns.saturating_sub(arrival.came_ns), now_ns);
+        let len = arrival.len as u64;
+        let is_due = self.is_due(now_ns.saturating_sub(arrival.came_ns), len, now_ns);
         let ecn = arrival.class & ECN_MASK;
         if !is_due || ecn == CE {
             return;
@@ -96,8 +101,8 @@ impl Aqm {
         self.signalled(now_ns);
     }
 
-    /// Takes note of a wait; whether it is time for a signal.
-    fn is_due(&mut self, waited_ns: u64, now_ns: u64) -> bool {
+    /// Takes note of a wait of `len` bytes; whether it is time for a signal.
+    fn is_due(&mut self, waited_ns: u64, len: u64, now_ns: u64) -> bool {
         // The clock may have been set back: both differences are then 0.
         if now_ns.saturating_sub(self.seen_ns) > FORGET_NS {
             (self.average_ns, self.above_since_ns, self.signals) = (0, 0, 0);
@@ -111,9 +116,14 @@ impl Aqm {
             return false;
         }
         if self.above_since_ns == 0 || self.above_since_ns > now_ns {
-            self.above_since_ns = now_ns;
+            (self.above_since_ns, self.above_bytes) = (now_ns, 0);
         }
-        if now_ns - self.above_since_ns < INTERVAL_NS {
+        self.above_bytes = self.above_bytes.saturating_add(len);
+        let above_ns = now_ns - self.above_since_ns;
+        // What waits is what comes while one waits.
+        if above_ns < INTERVAL_NS
+            || self.average_ns.saturating_mul(self.above_bytes) / above_ns < QUEUE_MIN
+        {
             return false;
         }
         // Set back by more than a pause, it would make a long one.
@@ -141,6 +151,7 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+    const LEN: u64 = 45 * 1452;
     const START_NS: u64 = 1_700_000_000_000 * MS;
 
     fn arrival(count: usize, class: u8) -> Arrival {
@@ -159,7 +170,9 @@ mod tests {
     /// The state of a queue that has stood for some time.
     fn stood() -> Aqm {
         let above_since_ns = START_NS - 2 * INTERVAL_NS;
-        Aqm { average_ns: 40 * MS, seen_ns: START_NS, above_since_ns, ..Aqm::default() }
+        let above_bytes = 1 << 30;
+        let seen_ns = START_NS;
+        Aqm { average_ns: 40 * MS, seen_ns, above_since_ns, above_bytes, ..Aqm::default() }
     }
 
     /// A queue whose receives, ten a millisecond, wait as long as `wait_ns` says of the signals so
@@ -194,9 +207,20 @@ mod tests {
             for step in 0..900 {
                 let came_ns = begin_ns + step * MS / 10;
                 let read_ns = (begin_ns + 4 * MS + step * MS / 30).max(came_ns + 50_000);
-                assert!(!aqm.is_due(read_ns - came_ns, read_ns), "stall {stall}, receive {step}");
+                assert!(
+                    !aqm.is_due(read_ns - came_ns, LEN, read_ns),
+                    "stall {stall}, receive {step}"
+                );
             }
         }
+    }
+
+    /// 10 kB every 8 ms, on a slow machine.
+    #[test]
+    fn little_that_waits_is_no_queue() {
+        let mut aqm = Aqm::default();
+        let mut due = |step: u64| aqm.is_due(4 * MS, 9_600, START_NS + step * 8 * MS);
+        assert_eq!((0..10_000).filter(|&step| due(step)).count(), 0);
     }
 
     #[test]
@@ -228,12 +252,12 @@ mod tests {
     #[test]
     fn a_pause_and_a_clock_set_back_are_forgotten() {
         let told = |aqm: &mut Aqm, begin_ns: u64| {
-            (0..1_000).any(|step| aqm.is_due(4 * MS, begin_ns + step * MS / 10))
+            (0..1_000).any(|step| aqm.is_due(4 * MS, LEN, begin_ns + step * MS / 10))
         };
         let mut aqm = Aqm::default();
         assert!(told(&mut aqm, START_NS));
         aqm.signalled(START_NS + 100 * MS);
-        assert!(!aqm.is_due(4 * MS, START_NS + 100 * MS + 2 * FORGET_NS), "one after a pause");
+        assert!(!aqm.is_due(4 * MS, LEN, START_NS + 100 * MS + 2 * FORGET_NS), "one after a pause");
         assert!(told(&mut aqm, START_NS - 3_600_000 * MS));
     }
 
