@@ -46,9 +46,7 @@ impl Transmit for Wire {
 
     fn send(&mut self, slot: Slot, to: Destination, len: usize, segment_len: usize) {
         if let Some(mut place) = self.receives.pop() {
-            let (from, truncated, class, source) = (to.endpoint.to, false, 0, None);
-            let arrival =
-                Arrival { from, len, segment_len, truncated, class, source, skip: 0, came_ns: 0 };
+            let arrival = Arrival::of(to.endpoint.to, len, segment_len);
             Received::new(&mut place, arrival).bytes.copy_from_slice(&slot[..len]);
             self.arrivals.push((place, arrival));
         }

@@ -132,18 +132,7 @@ impl End {
         let info = measure(|| {
             path.start_of_turn(wire);
             for bytes in arrived {
-                let len = bytes.len();
-                let (truncated, class, source) = (false, 0, None);
-                let arrival = Arrival {
-                    from,
-                    len,
-                    segment_len: len,
-                    truncated,
-                    class,
-                    source,
-                    skip: 0,
-                    came_ns: 0,
-                };
+                let arrival = Arrival::of(from, bytes.len(), bytes.len());
                 path.datagrams(Received { bytes, slot: 0, offset: 0, arrival }, wire);
                 path.end_of_turn(wire);
             }

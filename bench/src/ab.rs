@@ -66,7 +66,7 @@ pub(crate) struct Contest {
     /// How TCP finds its rate: cubic, bbr, reno, … as sysctl
     /// net.ipv4.tcp_available_congestion_control lists them [default: the machine's]
     #[arg(long, value_name = "NAME")]
-    pub(crate) congestion_control: Option<String>,
+    congestion_control: Option<String>,
 
     /// Appends every run, with raw output, to this file (NDJSON), for `report` and `compare`
     #[arg(long, value_name = "FILE")]

@@ -155,16 +155,8 @@ mod tests {
     const START_NS: u64 = 1_700_000_000_000 * MS;
 
     fn arrival(count: usize, class: u8) -> Arrival {
-        Arrival {
-            from: ([192, 0, 2, 1], 51820).into(),
-            len: count * 1452,
-            skip: 0,
-            segment_len: 1452,
-            truncated: false,
-            class,
-            source: None,
-            came_ns: 1,
-        }
+        let of = Arrival::of(([192, 0, 2, 1], 51820).into(), count * 1452, 1452);
+        Arrival { class, came_ns: 1, ..of }
     }
 
     /// The state of a queue that has stood for some time.

@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use crate::packet::endpoint::{Endpoint, Source};
 use io_uring::types::RecvMsgOut;
 
-use super::address::{CONTROL_LEN, NAME_LEN, NAME_LEN_U32, decode_control, decode_name};
+use super::address::{
+    CONTROL_LEN, NAME_LEN, NAME_LEN_U32, ReceiveControl, decode_control, decode_name,
+};
 
 const OUT_LEN: usize = 16;
 /// Where the payload starts in a receive slot.
@@ -50,6 +52,25 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// Of a socket that tells nothing else.
+    #[must_use]
+    pub fn of(from: SocketAddr, len: usize, segment_len: usize) -> Self {
+        let control = ReceiveControl { segment_len: Some(segment_len), ..Default::default() };
+        Self::new(from, len, false, control)
+    }
+
+    #[inline]
+    pub(super) fn new(
+        from: SocketAddr,
+        len: usize,
+        truncated: bool,
+        control: ReceiveControl,
+    ) -> Self {
+        let ReceiveControl { segment_len, class, source, came_ns } = control;
+        let segment_len = segment_len.unwrap_or(len);
+        Self { from, len, skip: 0, segment_len, truncated, class, source, came_ns }
+    }
+
     /// Where an answer goes, and from where.
     #[inline]
     #[must_use]
@@ -87,15 +108,7 @@ pub fn payload(slot: &mut [u8], skip: usize, len: usize) -> &mut [u8] {
 pub(super) fn parse(slot: &[u8], template: &libc::msghdr) -> Option<Arrival> {
     let out = RecvMsgOut::parse(slot, template).ok()?;
     let len = out.payload_data().len();
+    let truncated = out.is_payload_truncated() || out.is_control_data_truncated();
     let control = decode_control(out.control_data());
-    Some(Arrival {
-        from: decode_name(out.name_data())?,
-        len,
-        skip: 0,
-        segment_len: control.segment_len.unwrap_or(len),
-        truncated: out.is_payload_truncated() || out.is_control_data_truncated(),
-        class: control.class,
-        source: control.source,
-        came_ns: control.came_ns,
-    })
+    Some(Arrival::new(decode_name(out.name_data())?, len, truncated, control))
 }

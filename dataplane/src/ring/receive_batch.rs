@@ -76,16 +76,7 @@ impl ReceiveBatch {
         let len = header.msg_len as usize;
         let name = &self.names[i][..(header.msg_hdr.msg_namelen as usize).min(NAME_LEN)];
         let control = &self.controls[i].0[..header.msg_hdr.msg_controllen.min(CONTROL_LEN)];
-        let found = decode_control(control);
-        Some(Arrival {
-            from: decode_name(name)?,
-            len,
-            skip: 0,
-            segment_len: found.segment_len.unwrap_or(len),
-            truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
-            class: found.class,
-            source: found.source,
-            came_ns: found.came_ns,
-        })
+        let truncated = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        Some(Arrival::new(decode_name(name)?, len, truncated, decode_control(control)))
     }
 }

@@ -226,16 +226,7 @@ impl End {
         self.path.start_of_turn(&mut self.tx);
         for mut datagram in arrived.drain(..) {
             let len = datagram.len();
-            let arrival = Arrival {
-                from,
-                len,
-                segment_len: len,
-                truncated: false,
-                class: 0,
-                source: None,
-                skip: 0,
-                came_ns: 0,
-            };
+            let arrival = Arrival::of(from, len, len);
             let bytes = datagram.as_mut_slice();
             let received = Received { bytes, slot: 0, offset: 0, arrival };
             self.path.datagrams(received, &mut self.tx);
@@ -510,16 +501,7 @@ fn a_session_that_is_over_is_not_worth_a_decryption() {
     world.now_ms.fetch_add(180_000, Ordering::Relaxed);
     let (mut message, len) = (sealed.clone(), sealed.len());
     let from = sender.at;
-    let arrival = Arrival {
-        from,
-        len,
-        segment_len: len,
-        truncated: false,
-        class: 0,
-        source: None,
-        skip: 0,
-        came_ns: 0,
-    };
+    let arrival = Arrival::of(from, len, len);
     let received = Received { bytes: &mut message, slot: 0, offset: 0, arrival };
     receiver.path.start_of_turn(&mut receiver.tx);
     receiver.path.datagrams(received, &mut receiver.tx);

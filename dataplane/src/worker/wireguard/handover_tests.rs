@@ -129,9 +129,7 @@ impl Pair {
         let mut slot = self.free.pop().unwrap();
         let from = SocketAddr::from(([192, 0, 2, 1], 51820));
         let len = count * STEP;
-        let (truncated, class, source) = (false, 0, None);
-        let arrival =
-            Arrival { from, len, segment_len: STEP, truncated, class, source, skip: 0, came_ns: 0 };
+        let arrival = Arrival::of(from, len, STEP);
         let bytes = Received::new(&mut slot, arrival).bytes;
         let (mut numbers, mut again) = (Vec::new(), None);
         for i in 0..count {
