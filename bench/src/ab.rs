@@ -14,7 +14,7 @@ use ringtun::lab::{Entered, Pair};
 use crate::Outcome;
 use crate::alone::{Alone, Stage};
 use crate::competitors::{self, Competitor, End, OtherBuild, OtherWireGuard, Slot, Tunnel};
-use crate::environment::{Environment, check_congestion_control};
+use crate::environment::{Environment, check_congestion_control, use_congestion_control};
 use crate::pace::{Plan, Starting};
 use crate::provenance::Provenance;
 use crate::record::Journal;
@@ -99,13 +99,16 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
     let congestion_control = args.contest.congestion_control.as_deref();
     congestion_control.map_or(Ok(()), check_congestion_control)?;
     let pair = Pair::new()?;
+    for host in [&pair.left, &pair.right] {
+        congestion_control.map_or(Ok(()), |name| use_congestion_control(host, name))?;
+    }
     hold_many_fragments(&pair)?;
     let (mut tunnels, entries) = start(&chosen, &pair, stop);
     if stop.raised() {
         return Ok(Outcome::Interrupted);
     }
     // Now that the tunnels' devices are there, whose offloads belong to it.
-    let environment = Environment::look(entered, &pair.left, congestion_control);
+    let environment = Environment::look(entered, &pair.left);
     let running: Vec<(String, String)> =
         tunnels.iter().map(|it| (it.name.clone(), it.tunnel.how.clone())).collect();
     let mut journal = Journal::open(args.contest.json.as_deref(), &environment, &running)?;
@@ -125,7 +128,6 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         }
     }
     let mut session = Session::new(iperf3, args.seconds, plan, journal, stop);
-    session.congestion_control = congestion_control;
     rounds(args, &pair, &mut tunnels, &mut session)?;
     session.pace.clear();
     print(args, &environment, (&entries, &tunnels), &session)?;

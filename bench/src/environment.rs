@@ -78,9 +78,8 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Looks around; what cannot be found out is `unknown`. `congestion_control` is that of the
-    /// TCP streams if it is not the machine's.
-    pub(crate) fn look(entered: Entered, host: &Host, congestion_control: Option<&str>) -> Self {
+    /// Looks around; what cannot be found out is `unknown`.
+    pub(crate) fn look(entered: Entered, host: &Host) -> Self {
         let sysctl = |key| host.sysctl(key).unwrap_or_else(|_| unknown());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| unknown());
         Self {
@@ -93,8 +92,7 @@ impl Environment {
             commit: COMMIT.to_owned(),
             mtu: WIRE_MTU,
             user_namespace: entered.user_namespace,
-            congestion_control: congestion_control
-                .map_or_else(|| sysctl("net.ipv4.tcp_congestion_control"), str::to_owned),
+            congestion_control: sysctl("net.ipv4.tcp_congestion_control"),
             rmem_max: fs::read_to_string("/proc/sys/net/core/rmem_max")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             iperf3: first_line("iperf3", &["--version"]).unwrap_or_else(unknown),
@@ -146,6 +144,23 @@ pub(crate) fn check_congestion_control(name: &str) -> Result<()> {
          (modprobe tcp_{name})",
         available.split_whitespace().collect::<Vec<_>>().join(", ")
     )
+}
+
+/// Makes `name` the congestion control of everybody on `host`, from the first packet on. Not so
+/// iperf3's option: it changes a connection that exists, and what BBR began with goes on pacing it,
+/// by a timer for each 64 kB (net/ipv4/tcp_bbr.c, `sk_pacing_status`).
+///
+/// # Errors
+/// What the kernel has against it.
+pub(crate) fn use_congestion_control(host: &Host, name: &str) -> Result<()> {
+    let allowed = || fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
+    host.set_sysctl("net.ipv4.tcp_congestion_control", name).with_context(|| {
+        format!(
+            "congestion control {name:?} may be used in other namespaces only if the machine allows \
+             everybody to: sysctl -w net.ipv4.tcp_allowed_congestion_control=\"{} {name}\"",
+            allowed().unwrap_or_default().trim()
+        )
+    })
 }
 
 /// Reads what only the machine's own namespace shows. To be called before the lab is entered;

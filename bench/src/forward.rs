@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, entered: Entered, stop: &Stop) -> Result<Outcome>
         tunnels.push(start(&line, index, size, &args.io, stop)?);
         progress(&format!("gso_max_size {size}: passes packets"));
     }
-    let environment = Environment::look(entered, &line.gateway, None);
+    let environment = Environment::look(entered, &line.gateway);
     let cells = cells(sizes);
     let hows: Vec<_> =
         sizes.iter().zip(&tunnels).map(|(size, it)| (size.to_string(), it.how.clone())).collect();

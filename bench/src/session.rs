@@ -28,8 +28,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(crate) struct Session<'a> {
     pub(crate) iperf3: PathBuf,
     pub(crate) seconds: u64,
-    /// Of TCP streams; without, the machine's.
-    pub(crate) congestion_control: Option<&'a str>,
     pub(crate) stop: &'a Stop,
     pub(crate) journal: Journal,
     pub(crate) records: Vec<Record>,
@@ -61,15 +59,7 @@ impl<'a> Session<'a> {
         journal: Journal,
         stop: &'a Stop,
     ) -> Self {
-        Self {
-            iperf3,
-            seconds,
-            congestion_control: None,
-            stop,
-            journal,
-            records: Vec::new(),
-            pace: Pace::new(plan),
-        }
+        Self { iperf3, seconds, stop, journal, records: Vec::new(), pace: Pace::new(plan) }
     }
 
     /// How it went.
@@ -167,9 +157,8 @@ impl<'a> Session<'a> {
         let before = statuses(tunnel)?;
         let groups = tunnel.groups();
         let (program, seconds, stop) = (self.iperf3.as_path(), self.seconds, self.stop);
-        let congestion_control = self.congestion_control;
         let groups = &groups;
-        let run = streams::Run { route, program, seconds, congestion_control, groups, stop };
+        let run = streams::Run { route, program, seconds, groups, stop };
         let mark = Mark::now(groups)?;
         let Sent { mut figures, raw, cost } = workload.run(run)?;
         let all = mark.cost()?;

@@ -33,8 +33,6 @@ pub(crate) struct Run<'a> {
     pub(crate) route: &'a Route<'a>,
     pub(crate) program: &'a Path,
     pub(crate) seconds: u64,
-    /// Of TCP; without, the machine's.
-    pub(crate) congestion_control: Option<&'a str>,
     /// Process groups of the tunnel.
     pub(crate) groups: &'a [u32],
     pub(crate) stop: &'a Stop,
@@ -47,10 +45,7 @@ pub(crate) type Streamed = (Received, Value, Option<Cost>);
 impl Run<'_> {
     /// So many TCP streams, from the server if `back`.
     pub(crate) fn tcp(&self, streams: usize, back: bool) -> Result<(Received, Value)> {
-        let mut args = if back { vec!["-R".to_owned()] } else { Vec::new() };
-        if let Some(name) = self.congestion_control {
-            args.extend(["-C".to_owned(), name.to_owned()]);
-        }
+        let args = if back { vec!["-R".to_owned()] } else { Vec::new() };
         self.iperf3(0, streams, args)
     }
 
