@@ -120,6 +120,7 @@ fn run(io: Io, shared: &Shared, ready: &mpsc::Sender<()>) -> AllocationInfo {
         sockets: vec![Arc::new(sockets.v4.unwrap().into())],
         connected: Vec::new(),
         claims: Arc::default(),
+        stamps: None,
         wake: Arc::clone(&shared.wake),
     };
     let steering = Steering::new(1);

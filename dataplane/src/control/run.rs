@@ -146,6 +146,7 @@ fn start(
         udp_gso: plan.tuning.udp_gso,
         tun_gro: plan.tuning.tun_gro,
         busy_poll: plan.tuning.busy_poll,
+        aqm: plan.tuning.aqm,
     })?;
     let view = engine.view();
     let watch = match LinkWatch::start(shared.clone(), watched, plan.tuning.gso_size, plan.encap) {

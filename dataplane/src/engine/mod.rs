@@ -24,6 +24,7 @@ pub use crate::io::outbox::Notice;
 use crate::io::{Claims, Files, IoError};
 use crate::packet::merge::MergeConfig;
 use crate::sys;
+use crate::sys::tun_stamps::TunStamps;
 use crate::table::Shared;
 use crate::worker::handover::{Exchange, Wake};
 use crate::worker::inbound::Inbound;
@@ -105,6 +106,9 @@ pub struct EngineConfig {
     pub tun_gro: bool,
     /// Look for packets before sleeping.
     pub busy_poll: BusyPoll,
+    /// Tell transfers that keep a tun queue waiting; for those that wait at the sockets, these must
+    /// have been asked for time stamps.
+    pub aqm: bool,
 }
 
 /// Why the engine could not start.
@@ -186,6 +190,7 @@ struct Common {
     merge: MergeConfig,
     steering: Steering,
     claims: Arc<Claims>,
+    stamps: Option<Arc<TunStamps>>,
     /// Where workers help each other, if there are several.
     exchange: Option<Arc<Exchange<Job>>>,
     notices: Sender<Notice>,
@@ -241,6 +246,14 @@ fn steer(queues: &[OwnedFd]) -> (Steering, &'static str) {
     }
 }
 
+/// Has the kernel note when packets come to the queues, where that is allowed.
+fn stamps(queues: &[OwnedFd]) -> Option<TunStamps> {
+    let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+    TunStamps::attach(queues.first()?.as_fd(), count)
+        .inspect_err(|error| debug!(%error, "no program notes when packets come to the tun"))
+        .ok()
+}
+
 /// Where workers help each other: several of WireGuard, whose cryptography is worth the way. Those
 /// of `mmsg` have nowhere to leave what they cannot take on.
 fn exchange(config: &EngineConfig, wakes: &[Arc<OwnedFd>]) -> Option<Arc<Exchange<Job>>> {
@@ -265,6 +278,7 @@ impl Engine {
         let TunOffloads { tso, uso } = config.tun_offloads;
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
         let (steering, flow_steering) = steer(&config.queues);
+        let stamps = if config.aqm { stamps(&config.queues) } else { None };
         let wakes = (0..count).map(|worker| {
             let event = sys::event::create();
             event.map(Arc::new).map_err(|error| EngineError::Thread { worker, error })
@@ -280,6 +294,7 @@ impl Engine {
             merge: MergeConfig { tcp4: tcp, tcp6: tcp, udp },
             steering,
             claims: Arc::new(Claims::new(count)),
+            stamps: stamps.map(Arc::new),
             exchange,
             notices: notice_sender,
             failures: failure_sender,
@@ -316,6 +331,7 @@ impl Engine {
             connected: sockets.connected.into_iter().map(shared).collect(),
             wake: Arc::clone(&wake),
             claims: Arc::clone(&common.claims),
+            stamps: common.stamps.clone(),
         };
         let start = backend::Start {
             files,

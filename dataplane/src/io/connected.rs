@@ -236,6 +236,7 @@ mod tests {
                 sockets: vec![bound()],
                 wake: Arc::new(sys::event::create().unwrap()),
                 claims: Claims::new(2).into(),
+                stamps: None,
             };
             let peer = || {
                 let peer = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -68,6 +68,7 @@ impl Bench {
             sockets: vec![Arc::new(socket.into())],
             connected: Vec::new(),
             claims: Arc::default(),
+            stamps: None,
             wake: Arc::new(sys::event::create().unwrap()),
         };
         Self { files, tun, peer, own }

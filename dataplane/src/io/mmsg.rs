@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
-use super::aqm::Aqm;
+use super::aqm::{Arrivals, Frames};
 use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
@@ -52,7 +52,8 @@ pub struct Mmsg {
     /// The socket that is watched for room to send.
     watched: Option<u16>,
     poller: Poller,
-    aqm: Aqm,
+    arrivals_aqm: Arrivals,
+    frames_aqm: Frames,
     /// By this turn.
     brought: Brought,
 }
@@ -105,6 +106,7 @@ impl Mmsg {
             epoll.watch(files.get(files.socket_index(socket)), token, false)?;
         }
         let outbox = Outbox::new(send_slots, config.gso, Arc::clone(&counters), notices.clone());
+        let frames_aqm = Frames::new(files.stamps.clone(), files.queue);
         let tx = Tx {
             files,
             sends: SendQueue::new(),
@@ -129,7 +131,8 @@ impl Mmsg {
             health: ReceiveHealth::default(),
             watched: None,
             poller: Poller::new(config.busy_poll),
-            aqm: Aqm::default(),
+            arrivals_aqm: Arrivals::default(),
+            frames_aqm,
             brought: Brought::default(),
         })
     }
@@ -190,9 +193,14 @@ impl Mmsg {
                 Ok(len) => {
                     self.brought.frames += 1;
                     self.brought.len = len;
+                    let frame = self.frame.get_mut(..len).unwrap_or_default();
+                    let len = self.frames_aqm.judge(frame, &self.tx.counters);
                     handler.frame(self.frame.get(..len).unwrap_or_default(), &mut self.tx);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.frames_aqm.all_judged(self.tx.files.get(self.tx.files.queue));
+                    return;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.tx.fatal = Some(error.raw_os_error().unwrap_or(libc::EIO));
@@ -226,7 +234,7 @@ impl Mmsg {
             self.tx.counters.receives().count(arrival.map_or(1, |arrival| arrival.count()));
             self.brought.receives += 1;
             if let Some(arrival) = &mut arrival {
-                self.aqm.judge(arrival, &self.tx.counters);
+                self.arrivals_aqm.judge(arrival, &self.tx.counters);
             }
             if let Some(arrival) = arrival {
                 self.brought.len = arrival.len;

@@ -37,6 +37,7 @@ pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::{Datagrams, Destination};
+use crate::sys::tun_stamps::TunStamps;
 pub use claims::Claims;
 pub use poll::BusyPoll;
 
@@ -79,6 +80,8 @@ pub struct Files {
     pub wake: Arc<OwnedFd>,
     /// To whom the workers have connected, shared by all of them.
     pub claims: Arc<Claims>,
+    /// When packets came to the queues, if transfers that keep one waiting are to be told.
+    pub stamps: Option<Arc<TunStamps>>,
 }
 
 impl Files {

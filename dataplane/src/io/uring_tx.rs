@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
-use super::aqm::Aqm;
+use super::aqm::{Arrivals, Frames};
 use super::connected::{Connected, is_of_icmp};
 use super::counters::{Counters, DropReason};
 use super::delivery::Delivery;
@@ -70,7 +70,8 @@ pub(super) struct Tx {
     held: Option<(u16, u16)>,
     /// A write of this turn was given to the ring.
     wrote: bool,
-    aqm: Aqm,
+    arrivals_aqm: Arrivals,
+    frames_aqm: Frames,
     /// Slots whose datagrams the worker is done with when the turn ends.
     pub(super) turn_slots: Vec<Slot>,
     /// Slots of frames that the worker had taken on and is done with.
@@ -117,7 +118,8 @@ impl Tx {
             alone: None,
             held: None,
             wrote: false,
-            aqm: Aqm::default(),
+            arrivals_aqm: Arrivals::default(),
+            frames_aqm: Frames::new(files.stamps.clone(), files.queue),
             turn_slots: Vec::with_capacity(slot_count),
             frame_slots: Vec::with_capacity(usize::from(FRAME_SLOTS)),
             files,
@@ -226,7 +228,7 @@ impl Tx {
                             self.health.succeeded();
                             self.touch(file).delivered(len);
                             if let Some(arrival) = &mut arrival.1 {
-                                self.aqm.judge(arrival, &self.counters);
+                                self.arrivals_aqm.judge(arrival, &self.counters);
                             }
                             self.arrivals.push_back(arrival);
                         }
@@ -245,11 +247,15 @@ impl Tx {
                 Completion::Written { index, result } => self.written(index, result),
             }
         }
+        // The kernel reads for us only while we enter it.
+        self.frames_aqm.all_judged(self.files.get(self.files.queue));
         count
     }
 
-    pub(super) fn frame_read(&mut self, slot: Slot, len: usize) {
+    pub(super) fn frame_read(&mut self, mut slot: Slot, len: usize) {
         self.touch(self.files.queue).delivered(len);
+        let frame = slot.get_mut(..len).unwrap_or_default();
+        let len = self.frames_aqm.judge(frame, &self.counters);
         self.frames.push_back((slot, len));
     }
 

@@ -48,6 +48,7 @@ fn a_second_turn_comes<B: Backend>(start: impl FnOnce(Files) -> std::io::Result<
         sockets: vec![Arc::new(socket.into())],
         connected: Vec::new(),
         claims: Arc::default(),
+        stamps: None,
         wake: Arc::clone(&wake),
     };
     // Where the kernel has no io_uring for us there is nothing to see.

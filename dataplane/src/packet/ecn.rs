@@ -48,7 +48,7 @@ pub fn mark(packet: &mut [u8], outer: u8) {
 
 /// TOS of IPv4, traffic class of IPv6; 0 for anything else.
 #[inline]
-fn class(packet: &[u8]) -> u8 {
+pub(super) fn class(packet: &[u8]) -> u8 {
     match packet {
         [first, tos, ..] if first >> 4 == 4 => *tos,
         [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,

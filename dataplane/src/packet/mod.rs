@@ -11,6 +11,7 @@
 //! one queue. No byte of a packet can make anything here panic.
 
 pub mod checksum;
+pub mod congestion;
 pub mod ecn;
 pub mod endpoint;
 pub mod ip;

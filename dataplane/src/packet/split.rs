@@ -25,7 +25,7 @@ const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 
 const FIN_PSH: u16 = 0x0009;
-const CWR: u16 = 0x0080;
+pub(super) const CWR: u16 = 0x0080;
 
 /// Why a frame cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -280,7 +280,7 @@ impl Segments {
 }
 
 /// Bytes of the TCP header with its options, or of the UDP header.
-fn transport_len(packet: &[u8], at: usize, tcp: bool) -> Result<usize, SplitError> {
+pub(super) fn transport_len(packet: &[u8], at: usize, tcp: bool) -> Result<usize, SplitError> {
     if !tcp {
         return Ok(UDP_LEN);
     }

@@ -2,6 +2,7 @@
 //! towards the one library that may be loaded.
 #![allow(unsafe_code)]
 
+mod bpf;
 pub mod clock;
 pub mod datagram;
 pub mod epoll;
@@ -13,8 +14,10 @@ pub mod namespace;
 pub mod process;
 pub mod resolver;
 pub mod reuseport;
+pub mod run_delay;
 pub mod steer;
 pub mod tun;
+pub mod tun_stamps;
 
 use std::io;
 

@@ -7,47 +7,14 @@
 //! `kernel.unprivileged_bpf_disabled` is 0.
 
 use std::io;
-use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
-use super::check;
+use super::bpf::{self, Instruction, op};
 
-/// `BPF_PROG_LOAD`, see bpf(2).
-const PROG_LOAD: libc::c_int = 5;
-const SOCKET_FILTER: u32 = 1;
 /// `_IOR('T', 224, int)`, linux/if_tun.h; libc has none.
 const TUNSETSTEERINGEBPF: libc::Ioctl = 0x8004_54e0_u32 as libc::Ioctl;
 /// An odd number whose bits look random, from the golden ratio.
 const MIX: i32 = 0x9e37_79b1_u32.cast_signed();
-
-/// One instruction, as linux/bpf.h lays it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper one.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// The front of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-}
-
-const fn op(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: dst | src << 4, offset, immediate }
-}
 
 /// R0 = the big-endian word, half or byte at `at`; past the packet's end the program returns 0.
 const fn load(size: u8, at: i32) -> Instruction {
@@ -126,33 +93,7 @@ fn program() -> Vec<Instruction> {
 /// # Errors
 /// EPERM without the right to load programs; what else the kernel says of them.
 pub fn by_flow(queue: BorrowedFd<'_>) -> io::Result<()> {
-    let program = load_program(&program())?;
-    let number = program.as_raw_fd();
-    // SAFETY: TUNSETSTEERINGEBPF reads one int, and `number` outlives the call. The device takes a
-    // reference of its own to the program.
-    check(unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETSTEERINGEBPF, &raw const number) })
-        .map(drop)
-}
-
-fn load_program(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    let attributes = ProgLoad {
-        prog_type: SOCKET_FILTER,
-        insn_cnt: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
-        insns: instructions.as_ptr() as u64,
-        license: c"MIT".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
-    };
-    let (at, len) = (&raw const attributes, mem::size_of::<ProgLoad>());
-    // SAFETY: the kernel reads `len` bytes at `at`, and the instructions and the string they point
-    // at; all outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, at, len) };
-    let number = libc::c_int::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    check(number).map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+    bpf::attach(queue, TUNSETSTEERINGEBPF, &bpf::load(&program())?)
 }
 
 #[cfg(test)]

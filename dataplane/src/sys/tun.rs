@@ -57,6 +57,14 @@ pub fn set_nonblocking(file: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
+/// Whether the queue holds a packet, or will not do so any more.
+#[must_use]
+pub fn is_readable(queue: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: queue.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: poll reads and writes one pollfd of ours, and does not wait.
+    unsafe { libc::poll(&raw mut poll, 1, 0) != 0 }
+}
+
 /// Reads one frame, virtio header included, into `frame`; returns its length.
 ///
 /// # Errors

@@ -350,6 +350,7 @@ impl RunningDevice {
                     udp_gso: config.plan.tuning.udp_gso,
                     tun_gro: config.plan.tuning.tun_gro,
                     busy_poll: config.plan.tuning.busy_poll,
+                    aqm: config.plan.tuning.aqm,
                 })
             });
         let engine = match started {

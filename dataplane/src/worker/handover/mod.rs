@@ -15,17 +15,19 @@
 //! - the two directions are [`Lane`]s: each has an order of its own, and its own idea of whether
 //!   handing over pays; helpers are the same for both;
 //! - [`policy`]: under little load nothing is handed over, and helpers that do not come are not
-//!   called again and again;
+//!   called again and again; [`cores`]: nor are they where there is no core for them;
 //! - an owner without anything else to do takes back what it offered: it waits for nothing but the
 //!   one batch that each helper has in hand;
 //! - every queue is bounded, all memory is there from the start, nobody waits for a queue.
 
+pub mod cores;
 pub mod exchange;
 pub mod policy;
 pub mod sequencer;
 
 use std::sync::Arc;
 
+use cores::Cores;
 pub use exchange::{Exchange, Numbered, Wake};
 use policy::Policy;
 use sequencer::Sequencer;
@@ -57,6 +59,7 @@ pub struct Handover<J> {
     exchange: Arc<Exchange<J>>,
     sequencers: [Sequencer<J>; Lane::ALL.len()],
     policies: [Policy; Lane::ALL.len()],
+    cores: Cores,
     /// As the others were told.
     busy: bool,
     /// Where to look first for one to wake, and for work of others: everybody's turn comes.
@@ -73,6 +76,7 @@ impl<J> Handover<J> {
             exchange,
             sequencers: Lane::ALL.map(|_| Sequencer::new(UNDER_WAY_MAX)),
             policies: Lane::ALL.map(|_| Policy::default()),
+            cores: Cores::default(),
             busy: false,
             wake_next: me + 1,
             help_next: me + 1,
@@ -94,7 +98,15 @@ impl<J> Handover<J> {
     #[inline]
     #[must_use]
     pub fn offers(&self, lane: Lane, now_ms: u64) -> bool {
-        self.policies[lane as usize].offers(now_ms)
+        !self.cores.are_wanting() && self.policies[lane as usize].offers(now_ms)
+    }
+
+    /// Looks whether there are cores for helpers. To be called now and then by the worker itself.
+    #[inline]
+    pub fn look(&mut self, now_ms: u64) {
+        if self.busy {
+            self.cores.look(now_ms);
+        }
     }
 
     /// Whether what comes now must be numbered: it is to be offered, or others are before it.
@@ -156,7 +168,7 @@ impl<J> Handover<J> {
     pub fn overdue(&mut self, now_ms: u64) -> Option<Numbered<J>> {
         let waiting = self.exchange.offered_count(self.me);
         let overdue = waiting > 0
-            && (!self.policies.iter().any(|policy| policy.offers(now_ms))
+            && (!Lane::ALL.iter().any(|&lane| self.offers(lane, now_ms))
                 || waiting > self.exchange.helpers(self.me).idle * WAITING_PER_HELPER);
         if overdue { self.take_back(now_ms) } else { None }
     }

@@ -204,6 +204,7 @@ impl Sharing {
         if frames > 0 {
             self.handover.turn(Lane::Outbound, large_frames);
         }
+        self.handover.look(common.now_ms);
         if receives + frames == 0
             && let Some(batch) = self.handover.next(common.now_ms)
         {
