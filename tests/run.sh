@@ -127,6 +127,10 @@ if have valgrind; then
     # As who builds it, also where the other tests run by sudo.
     env -u "${runner:-_}" cargo test --locked --profile count -p ringtun-tests --test instructions
 fi
+if [ -z "$full" ] && [ "$(id -u)" = 0 ]; then
+    say 'queues once more with the privileges of root: programs in the kernel'
+    RINGTUN_TEST_ISOLATION=root cargo test --locked -p ringtun-tests --test e2e -- standing
+fi
 if [ -n "$full" ] && [ "$(id -u)" = 0 ]; then
     say 'once more with the privileges of root: forced socket buffers'
     RINGTUN_TEST_ISOLATION=root cargo test --locked -p ringtun-tests --test e2e

@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = |what: &str| format!("{}::{what}", io.name());
         cases.push(Case::new(name("a_standing_queue_costs_a_packet"), move || drops(io)));
         cases.push(Case::new(name("a_standing_queue_is_left_alone"), move || off(io)));
+        cases.push(Case::maybe(name("a_standing_tun_queue_costs_a_packet"), move || tun_drops(io)));
     }
     let name = "wireguard::uring::a_standing_queue_marks_who_speaks_ecn";
     cases.push(Case::new(name.to_owned(), marks));
@@ -31,17 +32,17 @@ fn told(status: &Status) -> (u64, u64) {
     (total(status, |worker| worker.ecn_marks), dropped(status, "queue_delay"))
 }
 
-/// A transfer to `receiver`, which stands still for a moment: what comes meanwhile waits for it.
-fn hold_up(from: &Host, to: &Host, address: SocketAddr, receiver: &mut Process) {
+/// A transfer through `engine`, which stands still for a moment: what comes meanwhile waits for it.
+fn hold_up(from: &Host, to: &Host, address: SocketAddr, engine: &mut Process) {
     let duration = Duration::from_millis(500);
     let plan = TcpStreams { streams: 2, duration, bytes_max: None, verify: None };
     thread::scope(|scope| {
         let load = scope.spawn(|| tcp_streams(from, to, address, &plan, &Stop::default()));
         for _ in 0..3 {
             thread::sleep(Duration::from_millis(60));
-            receiver.signal(libc::SIGSTOP).unwrap();
+            engine.signal(libc::SIGSTOP).unwrap();
             thread::sleep(Duration::from_millis(60));
-            receiver.signal(libc::SIGCONT).unwrap();
+            engine.signal(libc::SIGCONT).unwrap();
         }
         assert!(load.join().unwrap().unwrap().bytes > 0);
     });
@@ -50,6 +51,30 @@ fn hold_up(from: &Host, to: &Host, address: SocketAddr, receiver: &mut Process) 
 fn hold_up_right(tunnel: &mut Tunnel) {
     let address = SocketAddr::new(Side::Right.inner(Family::V4), 0);
     hold_up(&tunnel.pair.left, &tunnel.pair.right, address, &mut tunnel.right.process);
+}
+
+fn hold_up_left(tunnel: &mut Tunnel) {
+    let address = SocketAddr::new(Side::Right.inner(Family::V4), 0);
+    hold_up(&tunnel.pair.left, &tunnel.pair.right, address, &mut tunnel.left.process);
+}
+
+/// Where the kernel takes a program that notes when packets come to the tun, which it does from
+/// root alone.
+fn tun_drops(io: Io) -> Option<String> {
+    let mut tunnel = Tunnel::new(io, Family::V4, &["--workers", "2"]);
+    let managed = tunnel.left.status().tun_queue;
+    if managed == "refused" {
+        tunnel.stop();
+        return Some("no right to load programs into the kernel".to_owned());
+    }
+    assert_eq!(managed, "managed");
+    let until = Instant::now() + PATIENCE;
+    while dropped(&tunnel.left.status(), "tun_delay") == 0 {
+        assert!(Instant::now() < until, "nobody was told");
+        hold_up_left(&mut tunnel);
+    }
+    tunnel.stop();
+    None
 }
 
 fn drops(io: Io) {
@@ -67,8 +92,14 @@ fn drops(io: Io) {
 
 fn off(io: Io) {
     let mut tunnel = Tunnel::new(io, Family::V4, &["--workers", "1", "--aqm", "off"]);
-    (0..3).for_each(|_| hold_up_right(&mut tunnel));
-    assert_eq!(told(&tunnel.right.status()), (0, 0));
+    for _ in 0..3 {
+        hold_up_right(&mut tunnel);
+        hold_up_left(&mut tunnel);
+    }
+    for status in [tunnel.left.status(), tunnel.right.status()] {
+        assert_eq!((told(&status), dropped(&status, "tun_delay")), ((0, 0), 0));
+        assert_eq!(status.tun_queue, "off");
+    }
     tunnel.stop();
 }
 

@@ -221,10 +221,19 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
     }
     match status.peer_steering.as_str() {
         "receiver index" => {
-            writeln!(out, "  peers       to the workers by receiver index, a program in the kernel")
+            writeln!(
+                out,
+                "  peers       to the workers by receiver index, a program in the kernel"
+            )?;
         }
         "address hash" if !status.peers.is_empty() => {
-            writeln!(out, "  peers       to the workers by a hash of their addresses")
+            writeln!(out, "  peers       to the workers by a hash of their addresses")?;
+        }
+        _ => {}
+    }
+    match status.tun_queue.as_str() {
+        "refused" => {
+            writeln!(out, "  tun queue   transfers that wait in it are not told (no right to bpf)")
         }
         _ => Ok(()),
     }
@@ -278,7 +287,10 @@ fn describe_drops(status: &Status, out: &mut String) -> std::fmt::Result {
             "arrived with a wrong inner checksum, passed on as is",
         ),
         (sum(|worker| worker.receive_starved), "receives paused for want of buffers, nothing lost"),
-        (sum(|worker| worker.ecn_marks), "receives marked (ECN), so that a transfer slows down"),
+        (
+            sum(|worker| worker.ecn_marks),
+            "receives and frames marked (ECN), so that a transfer slows down",
+        ),
         (
             sum(|worker| worker.handed_over),
             "batches opened or sealed by a worker other than their own",

@@ -107,6 +107,8 @@ impl Snapshot {
             },
             flow_steering: running
                 .map_or_else(String::new, |running| running.view.flow_steering().to_owned()),
+            tun_queue: running
+                .map_or_else(String::new, |running| running.view.tun_queue().to_owned()),
             peer_steering: running
                 .map_or_else(String::new, |running| running.peer_steering.to_owned()),
             socket_buffers: running.map(|running| running.buffers.clone()).unwrap_or_default(),

@@ -150,6 +150,7 @@ pub enum EngineError {
 pub struct EngineView {
     counters: Arc<[Arc<Counters>]>,
     flow_steering: &'static str,
+    tun_queue: &'static str,
 }
 
 impl EngineView {
@@ -163,6 +164,12 @@ impl EngineView {
     #[must_use]
     pub fn flow_steering(&self) -> &'static str {
         self.flow_steering
+    }
+
+    /// Whether transfers that keep the tun queues waiting are told: `managed`, `off`, or `refused`.
+    #[must_use]
+    pub fn tun_queue(&self) -> &'static str {
+        self.tun_queue
     }
 }
 
@@ -279,6 +286,11 @@ impl Engine {
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
         let (steering, flow_steering) = steer(&config.queues);
         let stamps = if config.aqm { stamps(&config.queues) } else { None };
+        let tun_queue = match (config.aqm, &stamps) {
+            (false, _) => "off",
+            (true, Some(_)) => "managed",
+            (true, None) => "refused",
+        };
         let wakes = (0..count).map(|worker| {
             let event = sys::event::create();
             event.map(Arc::new).map_err(|error| EngineError::Thread { worker, error })
@@ -300,7 +312,7 @@ impl Engine {
             failures: failure_sender,
         };
         let counters = (0..count).map(|_| Arc::default()).collect();
-        let view = EngineView { counters, flow_steering };
+        let view = EngineView { counters, flow_steering, tun_queue };
         let stop = Arc::new(AtomicBool::new(false));
         let mut engine = Self { workers: Vec::new(), view, stop, notices, failures };
         let cpus = config.cpus.into_iter().chain(std::iter::repeat(None));

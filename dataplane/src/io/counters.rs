@@ -47,6 +47,12 @@ macro_rules! drop_reasons {
                 match self { $(Self::$variant => $name),* }
             }
 
+            /// Whether such a packet was lost to slow its transfer down, not for want of anything.
+            #[must_use]
+            pub const fn is_signal(self) -> bool {
+                matches!(self, Self::QueueDelay | Self::TunDelay)
+            }
+
             /// The reason in words, with what to do about it where something can be done.
             #[must_use]
             pub const fn text(self) -> &'static str {
@@ -183,7 +189,7 @@ pub struct Counters {
     pub bad_checksums: Count,
     /// Receives that ended because all buffers were in use; re-armed, nothing lost by us.
     pub receive_starved: Count,
-    /// Receives marked as having met congestion, so that a transfer slows down.
+    /// Receives and frames marked as having met congestion, so that a transfer slows down.
     pub ecn_marks: Count,
     /// Batches that another worker opened or sealed for this one.
     pub handed_over: Count,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::format::{Style, bits, count, packets, ratio, sparkline};
 use super::report::{Flow, Use, all_drops};
 use crate::control::status::Status;
+use crate::io::counters::DropReason;
 
 const WIDTH: usize = 80;
 const CURVE_WIDTH: usize = 60;
@@ -116,16 +117,19 @@ impl View {
 
     fn line(&self, live: &Live<'_>) -> String {
         let received = self.curve.last().copied().unwrap_or(0.0);
+        let (left, right) = (dropped(live.left_status), dropped(live.right_status));
+        let (lost, told) = (left.0 + right.0, left.1 + right.1);
         let end = |name: &str, used: &Use| format!("{name} {:>3.0} % CPU", cpu_percent(used));
         format!(
-            "{} {:<32} {:>9}  {:>11}  {}  {}  dropped {}",
+            "{} {:<32} {:>9}  {:>11}  {}  {}  dropped {}{}",
             self.place,
             self.phase,
             bits(received),
             packets(live.right.inbound.packets_per_second),
             end("left", &live.left),
             end("right", &live.right),
-            count(dropped(live.left_status) + dropped(live.right_status)),
+            count(lost),
+            if told > 0 { format!(", {} on purpose", count(told)) } else { String::new() },
         )
     }
 
@@ -211,8 +215,13 @@ pub(super) fn facts(status: &Status) -> String {
     )
 }
 
-fn dropped(status: &Status) -> u64 {
-    all_drops(status).values().sum()
+/// Packets lost, and packets taken away so that their transfers slow down.
+fn dropped(status: &Status) -> (u64, u64) {
+    let is_signal =
+        |name: &str| DropReason::ALL.iter().any(|it| it.is_signal() && it.name() == name);
+    all_drops(status).into_iter().fold((0, 0), |(lost, told), (name, packets)| {
+        if is_signal(&name) { (lost, told + packets) } else { (lost + packets, told) }
+    })
 }
 
 fn drops_so_far(status: &Status) -> String {
