@@ -156,8 +156,8 @@ pub(crate) fn use_congestion_control(host: &Host, name: &str) -> Result<()> {
     let allowed = || fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
     host.set_sysctl("net.ipv4.tcp_congestion_control", name).with_context(|| {
         format!(
-            "congestion control {name:?} may be used in other namespaces only if the machine allows \
-             everybody to: sysctl -w net.ipv4.tcp_allowed_congestion_control=\"{} {name}\"",
+            "congestion control {name:?} may be used in other namespaces only if the machine \
+             allows everybody to: sysctl -w net.ipv4.tcp_allowed_congestion_control=\"{} {name}\"",
             allowed().unwrap_or_default().trim()
         )
     })

@@ -231,12 +231,11 @@ fn describe_workers(status: &Status, out: &mut String) -> std::fmt::Result {
         }
         _ => {}
     }
-    match status.tun_queue.as_str() {
-        "refused" => {
-            writeln!(out, "  tun queue   transfers that wait in it are not told (no right to bpf)")
-        }
-        _ => Ok(()),
+    if status.tun_queue == "refused" {
+        let why = "the kernel refuses the program (right to bpf, Linux 5.12)";
+        writeln!(out, "  tun queue   transfers that wait in it are not told: {why}")?;
     }
+    Ok(())
 }
 
 fn describe_process(status: &Status, out: &mut String, seconds: f64) -> std::fmt::Result {

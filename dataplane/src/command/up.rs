@@ -99,8 +99,8 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(SOCKET_BUFFER_MIN..=SOCKET_BUFFER_MAX))]
     socket_buffer: u32,
 
-    /// Manage queues: have transfers whose packets wait too long in a UDP socket or (as root) in the
-    /// tun's queue slow down, by ECN or by dropping one packet
+    /// Manage queues: have transfers whose packets wait too long in a UDP socket, or as root in
+    /// the tun's queue, slow down, by ECN or by dropping one packet
     #[arg(long, value_enum, default_value_t = OnOff::On)]
     aqm: OnOff,
 

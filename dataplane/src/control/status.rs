@@ -44,8 +44,8 @@ pub struct Status {
     pub flow_steering: String,
     /// How peers find their worker: `one worker`, `receiver index`, or `address hash`.
     pub peer_steering: String,
-    /// Whether transfers that keep the tun queues waiting are told: `managed`, `off`, or `refused` by
-    /// the kernel, which has to take a program for it.
+    /// Whether transfers that keep the tun queues waiting are told: `managed`, `off`, or `refused`
+    /// by the kernel, which has to take a program for it.
     pub tun_queue: String,
     /// UDP socket buffers as the kernel granted them, in bytes (one socket).
     pub socket_buffers: SocketBuffers,

@@ -8,6 +8,7 @@ pub mod aead;
 pub mod backend;
 
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -254,11 +255,16 @@ fn steer(queues: &[OwnedFd]) -> (Steering, &'static str) {
 }
 
 /// Has the kernel note when packets come to the queues, where that is allowed.
-fn stamps(queues: &[OwnedFd]) -> Option<TunStamps> {
+fn stamps(queues: &[Arc<OwnedFd>]) -> (Option<TunStamps>, &'static str) {
     let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
-    TunStamps::attach(queues.first()?.as_fd(), count)
-        .inspect_err(|error| debug!(%error, "no program notes when packets come to the tun"))
-        .ok()
+    let Some(first) = queues.first() else { return (None, "off") };
+    match TunStamps::attach(Arc::clone(first), count) {
+        Ok(stamps) => (Some(stamps), "managed"),
+        Err(error) => {
+            debug!(%error, "no program notes when packets come to the tun");
+            (None, "refused")
+        }
+    }
 }
 
 /// Where workers help each other: several of WireGuard, whose cryptography is worth the way. Those
@@ -278,19 +284,15 @@ impl Engine {
     ///
     /// # Errors
     /// The first worker's that could not be set up; those already running are stopped.
-    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+    pub fn start(mut config: EngineConfig) -> Result<Self, EngineError> {
         let count = config.queues.len();
         let (notice_sender, notices) = bounded(NOTICES_MAX);
         let (failure_sender, failures) = bounded(count.max(1));
         let TunOffloads { tso, uso } = config.tun_offloads;
         let (tcp, udp) = (tso && config.tun_gro, uso && config.tun_gro);
         let (steering, flow_steering) = steer(&config.queues);
-        let stamps = if config.aqm { stamps(&config.queues) } else { None };
-        let tun_queue = match (config.aqm, &stamps) {
-            (false, _) => "off",
-            (true, Some(_)) => "managed",
-            (true, None) => "refused",
-        };
+        let queues: Vec<_> = mem::take(&mut config.queues).into_iter().map(Arc::new).collect();
+        let (stamps, tun_queue) = if config.aqm { stamps(&queues) } else { (None, "off") };
         let wakes = (0..count).map(|worker| {
             let event = sys::event::create();
             event.map(Arc::new).map_err(|error| EngineError::Thread { worker, error })
@@ -298,7 +300,7 @@ impl Engine {
         let wakes: Vec<_> = wakes.collect::<Result<_, _>>()?;
         let exchange = exchange(&config, &wakes);
         let common = Common {
-            queues: config.queues.into_iter().map(Arc::new).collect(),
+            queues,
             traffic: config.traffic,
             backend: config.backend,
             udp_gso: config.udp_gso,

@@ -75,7 +75,7 @@ drop_reasons! {
         "outbound: the peer did not answer the handshake; is it up, are both keys right?";
     StagingFull, "staging_full", "outbound: too many packets wait for a handshake, oldest dropped";
     TunDelay, "tun_delay",
-        "outbound: one packet of a transfer that kept the tun's queue waiting, so that it slows down";
+        "outbound: one packet of a transfer that kept the tun queue waiting, so that it slows down";
     SendUnreachable, "send_unreachable", "outbound: no route to the peer's endpoint";
     SendDenied, "send_denied", "outbound: a firewall rule on this host refused the send";
     SendTooBig, "send_too_big",

@@ -3,7 +3,7 @@
 use super::bytes::{get16, get32, low16, low32, put16, put32};
 use super::ecn;
 use super::ip::{Headers, IPV6_LEN, TCP, Version};
-use super::split::{CWR, transport_len};
+use super::split::{CWR, PACKET_MAX, transport_len};
 use super::virtio::{self, VirtioHdr};
 
 /// How the sender is told.
@@ -29,7 +29,9 @@ pub fn tell(frame: &mut [u8]) -> Told {
         return Told::Nothing;
     };
     let (size, payload) = (usize::from(hdr.gso_size), headers.transport + transport_len);
-    if size == 0 || headers.fragment || packet.len() <= payload + size {
+    // One that is too long is no frame, and shall not become one.
+    let whole = payload + size < packet.len() && packet.len() <= PACKET_MAX;
+    if size == 0 || headers.fragment || !whole {
         return Told::Nothing;
     }
     match ecn::class(packet) & 3 {
@@ -120,7 +122,11 @@ mod tests {
             let (how, packets) = told(&frame, size);
             match how {
                 Told::Nothing => prop_assert_eq!(packets, whole),
-                Told::Marked => prop_assert_eq!(packets.len(), whole.len()),
+                Told::Marked => {
+                    let marked = Frame { tos: frame.tos | 3, ..frame };
+                    let expected: Vec<_> = marked.segments(size).iter().map(Frame::build).collect();
+                    prop_assert_eq!(packets, expected);
+                }
                 // CWR goes with the first.
                 Told::Shortened(_) => prop_assert_eq!(&packets[..], &whole[1..]),
             }

@@ -109,16 +109,18 @@ pub(super) fn array(len: usize, entries: u16) -> io::Result<OwnedFd> {
     unsafe { bpf(MAP_CREATE, &attributes) }
 }
 
-/// Gives the device of `queue` a program, by one of tun's ioctls that take an int.
+/// Gives the device of `queue` a program, or takes its own away, by one of tun's ioctls that take
+/// an int.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn attach(
     queue: BorrowedFd<'_>,
     request: libc::Ioctl,
-    program: &OwnedFd,
+    program: Option<&OwnedFd>,
 ) -> io::Result<()> {
-    let number = program.as_raw_fd();
+    // drivers/net/tun.c, `tun_set_ebpf`: -1 is none.
+    let number = program.map_or(-1, AsRawFd::as_raw_fd);
     // SAFETY: the request reads one int, and `number` outlives the call. The device takes a
     // reference of its own to the program.
     check(unsafe { libc::ioctl(queue.as_raw_fd(), request, &raw const number) }).map(drop)

@@ -93,7 +93,7 @@ fn program() -> Vec<Instruction> {
 /// # Errors
 /// EPERM without the right to load programs; what else the kernel says of them.
 pub fn by_flow(queue: BorrowedFd<'_>) -> io::Result<()> {
-    bpf::attach(queue, TUNSETSTEERINGEBPF, &bpf::load(&program())?)
+    bpf::attach(queue, TUNSETSTEERINGEBPF, Some(&bpf::load(&program())?))
 }
 
 #[cfg(test)]

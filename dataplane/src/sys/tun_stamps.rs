@@ -4,18 +4,20 @@
 //! into a queue (drivers/net/tun.c, `tun_net_xmit`). It lets all of them pass, and writes the time
 //! of each (`CLOCK_MONOTONIC`) into a ring of [`STAMPS`] for its queue, in memory that is shared
 //! with us. Packets that the full queue drops afterwards have been noted as well. Needs Linux 5.12
-//! (an atomic addition that returns), and CAP_BPF or CAP_SYS_ADMIN over the machine.
+//! (an atomic addition that returns), and CAP_BPF or CAP_SYS_ADMIN over the machine, unless
+//! `kernel.unprivileged_bpf_disabled` is 0.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::bpf::{self, Instruction, op};
 
-/// Times kept for each queue, a power of two: as many packets as a queue holds by default (1,000,
-/// drivers/net/tun.c `TUN_READQ_SIZE`).
+/// Times kept for each queue, a power of two: as many packets as a queue holds by default (1,000;
+/// tun's own default is 500, linux/if_tun.h `TUN_READQ_SIZE`).
 pub const STAMPS: u16 = 1024;
 /// Where they begin, a cache line behind the number of packets noted.
 const FIRST: u8 = 64;
@@ -58,9 +60,10 @@ fn program(map: i32) -> Vec<Instruction> {
     ]
 }
 
-/// The times of all queues of a device.
+/// The times of all queues of a device, noted as long as this lives.
 #[derive(Debug)]
 pub struct TunStamps {
+    device: Arc<OwnedFd>,
     base: NonNull<u8>,
     len: usize,
     queues: u16,
@@ -72,13 +75,13 @@ unsafe impl Send for TunStamps {}
 unsafe impl Sync for TunStamps {}
 
 impl TunStamps {
-    /// From now on, for as long as it lives, the device of `queue` notes when packets come to the
-    /// first `queues` of its queues.
+    /// From now on the device that `device` is a queue of notes when packets come to the first
+    /// `queues` of its queues.
     ///
     /// # Errors
     /// EPERM without the right to load programs; EINVAL or EACCES from a kernel without what they
     /// take.
-    pub fn attach(queue: BorrowedFd<'_>, queues: u16) -> io::Result<Self> {
+    pub fn attach(device: Arc<OwnedFd>, queues: u16) -> io::Result<Self> {
         let map = bpf::array(QUEUE_LEN, queues)?;
         let len = QUEUE_LEN * usize::from(queues);
         let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
@@ -90,8 +93,9 @@ impl TunStamps {
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         // Unmapped again when what follows fails.
-        let stamps = Self { base, len, queues };
-        bpf::attach(queue, TUNSETFILTEREBPF, &bpf::load(&program(map.as_raw_fd()))?)?;
+        let stamps = Self { device, base, len, queues };
+        let program = bpf::load(&program(map.as_raw_fd()))?;
+        bpf::attach(stamps.device.as_fd(), TUNSETFILTEREBPF, Some(&program))?;
         Ok(stamps)
     }
 
@@ -119,13 +123,18 @@ impl TunStamps {
         // SAFETY: `at` is a multiple of 8 below the length of the mapping.
         let word = unsafe { self.base.add(at) }.cast::<AtomicU64>();
         // SAFETY: the mapping is readable, lives as long as `self`, and everybody else's accesses
-        // are single words too.
-        unsafe { word.as_ref() }.load(Ordering::Acquire)
+        // are single words too; a relaxed load of a word is a plain one, which is all that memory
+        // not writable for us allows.
+        let word = unsafe { word.as_ref() }.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        word
     }
 }
 
 impl Drop for TunStamps {
     fn drop(&mut self) {
+        // A device that others keep has no more use for it. One that is gone has no program either.
+        let _ = bpf::attach(self.device.as_fd(), TUNSETFILTEREBPF, None);
         // SAFETY: base and len are those of our own mmap, and references into it end with `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }

@@ -1,3 +1,5 @@
+//! The law, against queues that follow a rule.
+
 use super::*;
 
 pub(super) const MS: u64 = 1_000_000;

@@ -4,7 +4,7 @@
 //! back is lost: both ends of a tunnel and TCP on two cores get 0.84 times as much with helpers
 //! as without. A worker that is under load learns it from the scheduler: it waits for its core.
 
-use crate::sys::run_delay::RunDelay;
+use crate::io::RunDelay;
 
 /// How often to look.
 const WINDOW_MS: u64 = 32;
@@ -19,6 +19,7 @@ pub struct Cores {
     /// Of the thread that looked first; none before, and where the kernel does not tell.
     delay: Option<RunDelay>,
     asked: bool,
+    looked_ms: u64,
     /// When the window began, and how long this worker had waited then.
     begin: Option<(u64, u64)>,
     wanting: bool,
@@ -35,7 +36,8 @@ impl Cores {
     /// Looks, if it is time. To be called by the worker, while it is under load.
     #[inline]
     pub fn look(&mut self, now_ms: u64) {
-        if self.begin.is_none_or(|(begin_ms, _)| now_ms.wrapping_sub(begin_ms) >= WINDOW_MS) {
+        if now_ms.wrapping_sub(self.looked_ms) >= WINDOW_MS {
+            self.looked_ms = now_ms;
             self.ask(now_ms);
         }
     }
@@ -46,17 +48,19 @@ impl Cores {
             self.asked = true;
             self.delay = RunDelay::of_this_thread().ok();
         }
-        let waited_ns = self.delay.as_ref().and_then(RunDelay::ns).unwrap_or(0);
+        // Where the kernel does not tell, cores are not wanting.
+        let waited_ns = self.delay.as_ref().and_then(RunDelay::ns);
         self.waited(waited_ns, now_ms);
     }
 
-    fn waited(&mut self, waited_ns: u64, now_ms: u64) {
-        if let Some((begin_ms, before_ns)) = self.begin {
+    fn waited(&mut self, waited_ns: Option<u64>, now_ms: u64) {
+        let (begin, end) = (self.begin, waited_ns.map(|waited_ns| (now_ms, waited_ns)));
+        self.wanting = begin.zip(end).is_some_and(|((begin_ms, before_ns), (_, waited_ns))| {
             let window_ns = now_ms.saturating_sub(begin_ms).saturating_mul(1_000_000);
             let part = if self.wanting { ENOUGH } else { WANTING };
-            self.wanting = waited_ns.saturating_sub(before_ns).saturating_mul(part) > window_ns;
-        }
-        self.begin = Some((now_ms, waited_ns));
+            waited_ns.saturating_sub(before_ns).saturating_mul(part) > window_ns
+        });
+        self.begin = end;
     }
 }
 
@@ -69,7 +73,7 @@ mod tests {
         let (mut cores, mut waited_ns) = (Cores::default(), 0);
         let mut after = |window: u64, percent: u64| {
             waited_ns += WINDOW_MS * 10_000 * percent;
-            cores.waited(waited_ns, window * WINDOW_MS);
+            cores.waited(Some(waited_ns), window * WINDOW_MS);
             cores.are_wanting()
         };
         let seen: Vec<bool> =
@@ -79,11 +83,25 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_tell_and_a_clock_set_back_do_no_harm() {
-        let mut cores = Cores { asked: true, ..Cores::default() };
-        for now_ms in [0, 1_000, 2_000, 500, u64::MAX, 0, 3_000] {
-            cores.look(now_ms);
-            assert!(!cores.are_wanting());
+    fn who_hears_nothing_wants_nothing() {
+        let mut cores = Cores::default();
+        for (waited_ns, now_ms) in [(Some(0), 0), (Some(90_000_000), 100), (None, 200)] {
+            cores.waited(waited_ns, now_ms);
         }
+        assert!(!cores.are_wanting());
+        // Since when it has waited so long is not known.
+        cores.waited(Some(300_000_000), 300);
+        assert!(!cores.are_wanting());
+    }
+
+    #[test]
+    fn it_is_looked_once_a_window_by_this_thread() {
+        let mut cores = Cores::default();
+        for now_ms in WINDOW_MS..10 * WINDOW_MS {
+            cores.look(now_ms);
+            assert_eq!(cores.looked_ms, now_ms - now_ms % WINDOW_MS);
+        }
+        let known = RunDelay::of_this_thread().is_ok_and(|delay| delay.ns().is_some());
+        assert_eq!(cores.begin.map(|(begin_ms, _)| begin_ms), known.then_some(9 * WINDOW_MS));
     }
 }
