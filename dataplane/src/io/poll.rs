@@ -19,6 +19,8 @@ const WINDOW: Duration = Duration::from_micros(200);
 const LONE_LEN_MAX: usize = 2_048;
 /// Packets, of one direction, that pass before the next try after many in vain.
 const BACKOFF_MAX: u32 = 1_024;
+/// … and the time: what a flood has taught is forgotten soon after it.
+const BACKOFF_TIME_MAX: Duration = Duration::from_millis(100);
 /// The part of a worker's time that it may look in vain or not: one in so many …
 const BUDGET_PART: u32 = 4;
 /// … and how much of it may be saved for later.
@@ -105,12 +107,24 @@ struct Habit {
     skip: u32,
     /// How many it was last time.
     backoff: u32,
+    /// When that was.
+    learned: Option<Instant>,
 }
 
 impl Habit {
+    /// Whether to look after this packet.
+    fn tries(&mut self) -> bool {
+        if self.skip > 0 && self.learned.is_some_and(|at| at.elapsed() < BACKOFF_TIME_MAX) {
+            self.skip -= 1;
+            return false;
+        }
+        true
+    }
+
     fn learn(&mut self, answered: bool) {
         let backoff = if answered { 0 } else { (self.backoff * 2).clamp(1, BACKOFF_MAX) };
-        *self = Self { skip: backoff, backoff };
+        let learned = (!answered).then(Instant::now);
+        *self = Self { skip: backoff, backoff, learned };
     }
 }
 
@@ -174,11 +188,9 @@ impl Poller {
             (BusyPoll::On, _) if std::mem::take(&mut self.contended) => Rest::Nap,
             (BusyPoll::On, _) => Rest::Look,
             (BusyPoll::Auto, Some(lone)) => {
-                let habit = &mut self.habits[lone as usize];
-                if habit.skip == 0 {
+                if self.habits[lone as usize].tries() {
                     return Rest::Look;
                 }
-                habit.skip -= 1;
                 self.last = None;
                 Rest::Sleep
             }
@@ -275,6 +287,19 @@ mod tests {
         assert_eq!(looks(&mut poller, OUTBOUND, Some(INBOUND), 100), 100, "a habit of its own");
         assert!(looks(&mut poller, INBOUND, Some(OUTBOUND), 2_000) > 900, "never tried again");
         assert_eq!(looks(&mut poller, INBOUND, Some(OUTBOUND), 100), 100);
+    }
+
+    #[test]
+    fn what_was_in_vain_long_ago_does_not_count() {
+        let mut poller = Poller::new(BusyPoll::Auto);
+        looks(&mut poller, OUTBOUND, None, 3_000);
+        let habit = &mut poller.habits[Lone::Outbound as usize];
+        assert_eq!(habit.backoff, BACKOFF_MAX);
+        habit.skip = BACKOFF_MAX;
+        assert_eq!(looks(&mut poller, OUTBOUND, Some(INBOUND), 10), 0);
+        poller.habits[Lone::Outbound as usize].learned =
+            Instant::now().checked_sub(BACKOFF_TIME_MAX);
+        assert_eq!(looks(&mut poller, OUTBOUND, Some(INBOUND), 10), 10);
     }
 
     #[test]
