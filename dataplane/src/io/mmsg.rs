@@ -197,10 +197,7 @@ impl Mmsg {
                     let len = self.frames_aqm.judge(frame, &self.tx.counters);
                     handler.frame(self.frame.get(..len).unwrap_or_default(), &mut self.tx);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.frames_aqm.all_judged(self.tx.files.get(self.tx.files.queue));
-                    return;
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.tx.fatal = Some(error.raw_os_error().unwrap_or(libc::EIO));
@@ -271,6 +268,7 @@ impl Backend for Mmsg {
         }
         if has(TUN) {
             self.read_frames(handler);
+            self.frames_aqm.all_judged(self.tx.files.get(self.tx.files.queue));
         }
         handler.end_of_turn(&mut self.tx);
         self.tx.flush();

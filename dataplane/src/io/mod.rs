@@ -37,7 +37,6 @@ pub use crate::ring::memory::Slot;
 pub use crate::ring::receive::Arrival;
 use crate::ring::receive::{PAYLOAD_OFFSET, payload};
 pub use crate::ring::sends::{Datagrams, Destination};
-pub use crate::sys::run_delay::RunDelay;
 use crate::sys::tun_stamps::TunStamps;
 pub use claims::Claims;
 pub use poll::BusyPoll;

@@ -34,11 +34,11 @@ pub fn tell(frame: &mut [u8]) -> Told {
     if size == 0 || headers.fragment || !whole {
         return Told::Nothing;
     }
-    match ecn::class(packet) & 3 {
-        3 => return Told::Nothing,
+    match ecn::class(packet) & ecn::MASK {
+        ecn::CE => return Told::Nothing,
         0 => {}
         _ => {
-            ecn::mark(packet, 3);
+            ecn::mark(packet, ecn::CE);
             return Told::Marked;
         }
     }

@@ -7,9 +7,11 @@
 
 use super::bytes::{get16, put16};
 
-const MASK: u8 = 3;
+/// The ECN field of a traffic class (RFC 3168, section 5).
+pub const MASK: u8 = 3;
 const ECT_0: u8 = 2;
-const CE: u8 = 3;
+/// "Congestion experienced" in it.
+pub const CE: u8 = 3;
 
 /// The traffic class byte for the outer header of `packet`.
 #[must_use]

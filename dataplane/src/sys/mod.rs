@@ -14,7 +14,6 @@ pub mod namespace;
 pub mod process;
 pub mod resolver;
 pub mod reuseport;
-pub mod run_delay;
 pub mod steer;
 pub mod tun;
 pub mod tun_stamps;

@@ -6,11 +6,8 @@
 use super::{Aqm, PACKET_LEN_MIN, TRANSFER_LEN_MIN};
 use crate::io::Arrival;
 use crate::io::counters::{Counters, DropReason};
+use crate::packet::ecn::{CE, MASK};
 use crate::sys;
-
-/// The ECN field of a traffic class, and "congestion experienced" in it (RFC 3168, section 5).
-const ECN_MASK: u8 = 3;
-const CE: u8 = 3;
 
 /// The waits of a worker's sockets.
 #[derive(Debug, Default)]
@@ -34,7 +31,7 @@ impl Arrivals {
     fn judge_transfer(&mut self, arrival: &mut Arrival, now_ns: u64, counters: &Counters) {
         let len = arrival.len as u64;
         let is_due = self.0.is_due(now_ns.saturating_sub(arrival.came_ns), len, now_ns);
-        let ecn = arrival.class & ECN_MASK;
+        let ecn = arrival.class & MASK;
         if !is_due || ecn == CE {
             return;
         }

@@ -17,7 +17,6 @@
 //!
 //! There are senders that do not react: BBR, datagrams sent at a rate of their own. When the
 //! average has not fallen after [`PATIENCE`] signals, this worker [rests](REST_NS).
-//!
 
 mod arrivals;
 mod frames;
@@ -49,6 +48,7 @@ const SPACING_MIN_NS: u64 = 5_000_000;
 const PATIENCE: u32 = 32;
 /// … or there is none for so long.
 const REST_NS: u64 = 1_000_000_000;
+
 /// The waits that one worker has seen in one queue, and what it told because of them.
 #[derive(Debug, Default)]
 struct Aqm {

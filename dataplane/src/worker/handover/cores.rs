@@ -4,7 +4,9 @@
 //! back is lost: both ends of a tunnel and TCP on two cores get 0.84 times as much with helpers
 //! as without. A worker that is under load learns it from the scheduler: it waits for its core.
 
-use crate::io::RunDelay;
+use std::cell::OnceCell;
+
+use super::run_delay::RunDelay;
 
 /// How often to look.
 const WINDOW_MS: u64 = 32;
@@ -16,9 +18,8 @@ const ENOUGH: u64 = 16;
 /// What one worker has seen.
 #[derive(Debug, Default)]
 pub struct Cores {
-    /// Of the thread that looked first; none before, and where the kernel does not tell.
-    delay: Option<RunDelay>,
-    asked: bool,
+    /// Of the thread that looked first; none where the kernel does not tell.
+    delay: OnceCell<Option<RunDelay>>,
     looked_ms: u64,
     /// When the window began, and how long this worker had waited then.
     begin: Option<(u64, u64)>,
@@ -44,12 +45,9 @@ impl Cores {
 
     #[cold]
     fn ask(&mut self, now_ms: u64) {
-        if !self.asked {
-            self.asked = true;
-            self.delay = RunDelay::of_this_thread().ok();
-        }
+        let delay = self.delay.get_or_init(|| RunDelay::of_this_thread().ok());
         // Where the kernel does not tell, cores are not wanting.
-        let waited_ns = self.delay.as_ref().and_then(RunDelay::ns);
+        let waited_ns = delay.as_ref().and_then(RunDelay::ns);
         self.waited(waited_ns, now_ms);
     }
 

@@ -23,6 +23,7 @@
 pub mod cores;
 pub mod exchange;
 pub mod policy;
+mod run_delay;
 pub mod sequencer;
 
 use std::sync::Arc;

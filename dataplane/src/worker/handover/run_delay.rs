@@ -2,35 +2,27 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-
-use super::check;
 
 /// More than two numbers take, with a space between them.
 const TEXT_LEN: usize = 48;
 
 /// The scheduler's figures of one thread (Documentation/scheduler/sched-stats.rst).
 #[derive(Debug)]
-pub struct RunDelay(File);
+pub(super) struct RunDelay(File);
 
 impl RunDelay {
-    /// Of the calling thread. Allocates nothing.
+    /// Of the calling thread.
     ///
     /// # Errors
     /// ENOENT where the kernel keeps no such figures, or /proc is not there.
-    pub fn of_this_thread() -> io::Result<Self> {
-        let (path, flags) = (c"/proc/thread-self/schedstat", libc::O_RDONLY | libc::O_CLOEXEC);
-        // SAFETY: the path is a string that ends with a zero.
-        let number = check(unsafe { libc::open(path.as_ptr(), flags) })?;
-        // SAFETY: the descriptor is new and nobody else's.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(number) }.into()))
+    pub(super) fn of_this_thread() -> io::Result<Self> {
+        File::open("/proc/thread-self/schedstat").map(Self)
     }
 
     /// Nanoseconds that the thread could have run and was not running, since it began; `None` if
     /// the kernel does not say.
-    #[must_use]
-    pub fn ns(&self) -> Option<u64> {
+    pub(super) fn ns(&self) -> Option<u64> {
         let mut text = [0; TEXT_LEN];
         let len = self.0.read_at(&mut text, 0).ok()?;
         // On the core, then waiting for it, then how often it was given one.
